@@ -1,0 +1,154 @@
+"""RoIAlign in plain jax.numpy: a fused gather forward, one float32 scatter-add backward.
+
+Runs on every platform and is the reference for the kernels. The levels of an image are laid one behind the other in a
+flat (cells, C) buffer, so one gather serves RoIs of all levels.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# On CPUs the forward's intermediates should stay in cache: kernels for 32 RoIs at a time ran several times faster
+# than for all at once. Accelerators fuse the whole forward into one kernel and want it undivided.
+_CPU_CHUNK = 32
+
+
+class Spec(NamedTuple):
+    """What is static about a call."""
+
+    shapes: tuple[tuple[int, int], ...]  # (H, W) of each level
+    strides: tuple[int, ...]
+    output_size: tuple[int, int]
+    sampling_ratio: int
+    aligned: bool
+
+
+class _Corners(NamedTuple):
+    """One axis of the sampling grid of one RoI: for S positions the two neighbouring cells and their weights."""
+
+    low: jax.Array  # (S,) int32
+    high: jax.Array
+    low_weight: jax.Array  # (S,) float32; both weights are 0 where the position lies off the map
+    high_weight: jax.Array
+
+
+def _axis_corners(start, length, bins: int, ratio: int, limit) -> _Corners:
+    """Positions of `bins * ratio` samples from `start` over `length`, in cells of a map of `limit` valid cells.
+
+    Torchvision's border rule: a position outside [-1, limit] counts as zero, else it is clamped to [0, limit - 1].
+    """
+    offsets = (np.arange(bins * ratio, dtype=np.float32) + 0.5) / ratio / bins
+    position = start + offsets * length
+    last = (limit - 1).astype(jnp.float32)
+    inside = (position >= -1.0) & (position <= last + 1.0)
+    position = jnp.clip(jnp.where(inside, position, 0.0), 0.0, last)  # also turns NaN into 0
+    low = jnp.floor(position).astype(jnp.int32)
+    high = jnp.minimum(low + 1, limit - 1)
+    fraction = position - low
+    scale = inside.astype(jnp.float32) / ratio  # the mean over the samples of a bin, one factor an axis
+    return _Corners(low, high, (1.0 - fraction) * scale, fraction * scale)
+
+
+def _sampling(box, level, image_size, spec: Spec) -> tuple[jax.Array, jax.Array]:
+    """Flat cell indices and weights of one RoI: each (h*s, 2, w*s, 2), the 2s being the low and high neighbours."""
+    heights, widths = (np.array(v, np.int32) for v in zip(*spec.shapes, strict=True))
+    bases = np.concatenate([[0], np.cumsum(heights * widths)[:-1]]).astype(np.int32)
+    level = jnp.clip(level, 0, len(spec.shapes) - 1)
+    base, height, width = jnp.asarray(bases)[level], jnp.asarray(heights)[level], jnp.asarray(widths)[level]
+    stride = jnp.asarray(np.array(spec.strides, np.float32))[level]
+    limit_y, limit_x = height, width
+    if image_size is not None:  # only the cells that hold the image, not those of its padding
+        cells = jnp.ceil(image_size / stride).astype(jnp.int32)
+        limit_y, limit_x = jnp.clip(cells[0], 1, height), jnp.clip(cells[1], 1, width)
+
+    box = box.astype(jnp.float32) / stride - (0.5 if spec.aligned else 0.0)
+    size = box[2:] - box[:2]
+    if not spec.aligned:
+        size = jnp.maximum(size, 1.0)
+    (h, w), s = spec.output_size, spec.sampling_ratio
+    y = _axis_corners(box[1], size[1], h, s, limit_y)
+    x = _axis_corners(box[0], size[0], w, s, limit_x)
+    rows = jnp.stack([y.low, y.high], -1) * width + base
+    index = rows[:, :, None, None] + jnp.stack([x.low, x.high], -1)
+    weight_y = jnp.stack([y.low_weight, y.high_weight], -1)
+    weight_x = jnp.stack([x.low_weight, x.high_weight], -1)
+    return index, weight_y[:, :, None, None] * weight_x
+
+
+def _pool_one(flat, box, level, image_size, spec: Spec) -> jax.Array:
+    """(cells, C) -> (h, w, C), float32."""
+    (h, w), s = spec.output_size, spec.sampling_ratio
+    index, weight = _sampling(box, level, image_size, spec)
+    total = 0.0
+    for dy in range(2):
+        for dx in range(2):
+            values = flat[index[:, dy, :, dx]].astype(jnp.float32)
+            total += values * weight[:, dy, :, dx, None]
+    return total.reshape(h, s, w, s, -1).sum((1, 3))
+
+
+def _forward_image(flat, boxes, levels, image_size, spec: Spec) -> jax.Array:
+    def pool(box, level):
+        return _pool_one(flat, box, level, image_size, spec).astype(flat.dtype)
+
+    if not boxes.shape[0]:
+        return jnp.zeros((0, *spec.output_size, flat.shape[-1]), flat.dtype)
+    return jax.lax.platform_dependent(
+        boxes,
+        levels,
+        cpu=lambda b, k: jax.lax.map(lambda a: pool(*a), (b, k), batch_size=_CPU_CHUNK),
+        default=jax.vmap(pool),
+    )
+
+
+def _backward_image(gradient, boxes, levels, image_size, cells: int, spec: Spec) -> jax.Array:
+    """(R, h, w, C) -> (cells, C) float32, by one scatter-add over all samples of all RoIs."""
+    channels, s = gradient.shape[-1], spec.sampling_ratio
+    index, weight = jax.vmap(lambda b, k: _sampling(b, k, image_size, spec))(boxes, levels)
+    spread = jnp.repeat(jnp.repeat(gradient.astype(jnp.float32), s, 1), s, 2)
+    updates = spread[:, :, None, :, None, :] * weight[..., None]
+    zeros = jnp.zeros((cells, channels), jnp.float32)
+    return zeros.at[index.reshape(-1)].add(
+        updates.reshape(-1, channels), mode="promise_in_bounds"
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _roi_align(features, boxes, levels, image_size, spec: Spec):
+    flat = jnp.concatenate([f.reshape(f.shape[0], -1, f.shape[-1]) for f in features], axis=1)
+    in_size = None if image_size is None else 0
+    over_images = jax.vmap(_forward_image, in_axes=(0, 0, 0, in_size, None))
+    return over_images(flat, boxes, levels, image_size, spec)
+
+
+def _roi_align_fwd(features, boxes, levels, image_size, spec):
+    # Zero-sized stand-ins carry the dtypes; the features themselves are not needed again.
+    dtypes = tuple(jnp.zeros((0,), f.dtype) for f in features)
+    return _roi_align(features, boxes, levels, image_size, spec), (dtypes, boxes, levels, image_size)
+
+
+def _roi_align_bwd(spec, residuals, gradient):
+    dtypes, boxes, levels, image_size = residuals
+    sizes = [h * w for h, w in spec.shapes]
+    in_size = None if image_size is None else 0
+    over_images = jax.vmap(_backward_image, in_axes=(0, 0, 0, in_size, None, None))
+    flat = over_images(gradient, boxes, levels, image_size, sum(sizes), spec)
+    parts = jnp.split(flat, np.cumsum(sizes)[:-1], axis=1)
+    d_features = tuple(
+        part.reshape(part.shape[0], h, w, -1).astype(d.dtype)
+        for part, (h, w), d in zip(parts, spec.shapes, dtypes, strict=True)
+    )
+    return d_features, None, None, None
+
+
+_roi_align.defvjp(_roi_align_fwd, _roi_align_bwd)
+
+
+def multilevel_roi_align(features, boxes, levels, image_size, *, spec: Spec) -> jax.Array:
+    """See `pallas_kernels.roi_align.api.multilevel_roi_align`."""
+    return _roi_align(tuple(features), boxes, levels, image_size, spec)
