@@ -1,0 +1,207 @@
+"""Reading and checking what goes into a COCO evaluation, so that bad input is named before a library meets it.
+
+Everything here returns new objects: the caller's dicts and lists are never changed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pycocotools import mask as mask_utils
+
+IOU_TYPES = ("bbox", "segm")
+
+
+def read_json(path: str | os.PathLike, what: str) -> Any:
+    """Reads a JSON file; `what` names it in errors.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: the file is not JSON.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"No {what} file at {os.fspath(path)!r}.")
+    with open(path, encoding="utf-8") as file:
+        try:
+            return json.load(file)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"The {what} file {os.fspath(path)!r} is not JSON: {error}.") from None
+
+
+def prepare_ground_truth(ground_truth: Mapping, iou_type: str) -> dict:
+    """Checks COCO ground truth and brings it into the one form that both evaluators take.
+
+    Annotation ids are renumbered from 1 (the evaluators take id 0 for "unmatched"), a missing `iscrowd` is 0, and masks
+    become compressed RLE.
+
+    Raises:
+      ValueError: it is not a COCO dict, or an entry lacks a key or names an unknown image or category.
+    """
+    if not isinstance(ground_truth, Mapping):
+        raise ValueError(
+            f"The ground truth must be a COCO dict, got a {type(ground_truth).__name__}."
+        )
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(ground_truth.get(key), Sequence):
+            found = ", ".join(map(str, ground_truth)) or "nothing"
+            raise ValueError(
+                f"The ground truth lacks the list {key!r} of a COCO file; it has: {found}."
+            )
+    size_keys = ("id", "height", "width") if iou_type == "segm" else ("id",)
+    for image in ground_truth["images"]:
+        _require(image, size_keys, "image of the ground truth")
+    for category in ground_truth["categories"]:
+        _require(category, ("id", "name"), "category of the ground truth")
+    images = {image["id"]: dict(image) for image in ground_truth["images"]}
+    categories = {category["id"]: dict(category) for category in ground_truth["categories"]}
+    geometry = "bbox" if iou_type == "bbox" else "segmentation"
+    annotations = []
+    for entry in ground_truth["annotations"]:
+        what = "annotation of the ground truth"
+        _require(entry, ("image_id", "category_id", "area", geometry), what)
+        _check_ids(entry, images, categories, what)
+        annotations.append(
+            {
+                "id": len(annotations) + 1,
+                "image_id": entry["image_id"],
+                "category_id": entry["category_id"],
+                "area": entry["area"],
+                "iscrowd": int(entry.get("iscrowd", 0)),
+                geometry: _geometry(entry, geometry, images, what),
+            }
+        )
+    return {
+        "images": list(images.values()),
+        "categories": list(categories.values()),
+        "annotations": annotations,
+    }
+
+
+def prepare_results(results: Sequence[Mapping], ground_truth: Mapping, iou_type: str) -> dict:
+    """Checks COCO results against prepared ground truth and makes a data set of them.
+
+    Only the geometry that is evaluated is kept: a box beside a mask would make COCO's evaluators take the box's area for
+    the mask's, and sort objects into other size classes.
+
+    Raises:
+      ValueError: not a list, a missing key, an unknown image or category id, a number that is not finite.
+    """
+    if not isinstance(results, Sequence) or isinstance(results, str | bytes):
+        raise ValueError(
+            f"COCO results must be a list of dicts, got a {type(results).__name__}; "
+            "a results file is `[{image_id, category_id, score, bbox or segmentation}, ...]`."
+        )
+    images = {image["id"]: image for image in ground_truth["images"]}
+    categories = {category["id"]: category for category in ground_truth["categories"]}
+    geometry = "bbox" if iou_type == "bbox" else "segmentation"
+    annotations = []
+    for index, entry in enumerate(results):
+        what = f"result {index}"
+        _require(entry, ("image_id", "category_id", "score", geometry), what)
+        _check_ids(entry, images, categories, what)
+        if not _finite([entry["score"]]):
+            raise ValueError(f"The score of {what} is not a finite number: {entry['score']!r}.")
+        annotations.append(
+            {
+                "id": index + 1,
+                "image_id": entry["image_id"],
+                "category_id": entry["category_id"],
+                "score": entry["score"],
+                "iscrowd": 0,
+                geometry: _geometry(entry, geometry, images, what),
+            }
+        )
+    _add_areas(annotations, geometry)
+    return {
+        "images": ground_truth["images"],
+        "categories": ground_truth["categories"],
+        "annotations": annotations,
+    }
+
+
+def to_rle(segmentation: Any, height: int, width: int) -> dict:
+    """COCO's three ways to write a mask (polygons, uncompressed, compressed RLE) -> compressed RLE of (height, width).
+
+    Raises:
+      ValueError: it is none of the three, is empty, or belongs to an image of another size.
+    """
+    if isinstance(segmentation, Sequence) and not isinstance(segmentation, str | bytes):
+        # A part of four numbers would be taken for a box by the library, and no part under three points has an area.
+        parts = [list(part) for part in segmentation if len(part) >= 6]
+        if not parts:
+            raise ValueError("has no polygon of three or more points")
+        return mask_utils.merge(mask_utils.frPyObjects(parts, height, width))
+    if not isinstance(segmentation, Mapping) or not {"size", "counts"} <= set(segmentation):
+        raise ValueError("is neither a list of polygons nor an RLE dict with `size` and `counts`")
+    if tuple(segmentation["size"]) != (height, width):
+        raise ValueError(
+            f"is an RLE of size {tuple(segmentation['size'])}, but the image is {(height, width)} (height, width)"
+        )
+    counts = segmentation["counts"]
+    if isinstance(counts, str | bytes):
+        return {
+            "size": [height, width],
+            "counts": counts.encode() if isinstance(counts, str) else counts,
+        }
+    if sum(counts) != height * width:
+        raise ValueError(f"is an RLE over {sum(counts)} pixels, but the image has {height * width}")
+    return mask_utils.frPyObjects({"size": [height, width], "counts": list(counts)}, height, width)
+
+
+def _geometry(entry: Mapping, key: str, images: Mapping, what: str) -> Any:
+    value = entry[key]
+    name = f"{what} (id {entry['id']})" if "id" in entry else what
+    if key == "segmentation":
+        image = images[entry["image_id"]]
+        try:
+            return to_rle(value, int(image["height"]), int(image["width"]))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"The segmentation of {name}, image {image['id']}, {error}.") from None
+    if not isinstance(value, Sequence) or len(value) != 4 or not _finite(value):
+        raise ValueError(
+            f"The bbox of {name} must be four finite numbers x, y, w, h, got {value!r}."
+        )
+    return list(value)
+
+
+def _add_areas(annotations: list[dict], geometry: str) -> None:
+    for annotation in annotations:
+        if geometry == "bbox":
+            annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+        else:  # one at a time: a list of more than 255 overflows in pycocotools under NumPy 2
+            annotation["area"] = int(mask_utils.area(annotation["segmentation"]))
+
+
+def _require(entry: Any, keys: tuple[str, ...], what: str) -> None:
+    if not isinstance(entry, Mapping):
+        raise ValueError(
+            f"An entry ({what}) is a {type(entry).__name__}, not a dict: {entry!r:.80}."
+        )
+    for key in keys:
+        if key not in entry:
+            raise ValueError(f"The key {key!r} is missing in {what}: {dict(entry)!r:.160}.")
+
+
+def _check_ids(entry: Mapping, images: Mapping, categories: Mapping, what: str) -> None:
+    if entry["image_id"] not in images:
+        raise ValueError(
+            f"Unknown image id {entry['image_id']!r} in {what}: it is none of the ground truth's {len(images)} images."
+        )
+    if entry["category_id"] not in categories:
+        known = ", ".join(map(str, list(categories)[:20])) + (
+            ", ..." if len(categories) > 20 else ""
+        )
+        raise ValueError(
+            f"Unknown category id {entry['category_id']!r} in {what}; the ground truth has {known}."
+        )
+
+
+def _finite(values: Sequence) -> bool:
+    try:
+        return all(math.isfinite(value) for value in values)
+    except TypeError:
+        return False
