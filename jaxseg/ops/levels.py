@@ -1,0 +1,33 @@
+"""Which pyramid level a region is pooled from."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Shaped
+
+from jaxseg.ops import boxes as box_ops
+
+
+def fpn_level(
+    boxes: Shaped[Array, "*B 4"],
+    *,
+    num_levels: int = 4,
+    canonical_size: float = 224.0,
+    canonical_level: int = 2,
+) -> Int[Array, "*B"]:
+    """FPN's rule: `canonical_level + floor(log2(sqrt(area) / canonical_size))`, clamped to the
+    levels there are.
+
+    Args:
+      boxes: xyxy in input pixels; without area they go to level 0.
+      num_levels: number of levels; 0 is the finest.
+      canonical_size: side in pixels of a square that belongs to `canonical_level`.
+      canonical_level: index of that level.
+    """
+    area = jax.lax.stop_gradient(box_ops.area(boxes))
+    # Counting the bounds that are reached is exact at the bounds, where a float32 log2 is not.
+    bounds = [(canonical_size * 2.0 ** (i - canonical_level)) ** 2 for i in range(1, num_levels)]
+    return sum((area >= bound).astype(jnp.int32) for bound in bounds) + jnp.zeros_like(
+        area, jnp.int32
+    )
