@@ -37,20 +37,27 @@ class _Corners(NamedTuple):
     high_weight: jax.Array
 
 
+def _wide(x: jax.Array) -> jax.Array:
+    """At least float32 (float64 stays)."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def _axis_corners(start, length, bins: int, ratio: int, limit) -> _Corners:
     """Positions of `bins * ratio` samples from `start` over `length`, in cells of a map of `limit` valid cells.
 
     Torchvision's border rule: a position outside [-1, limit] counts as zero, else it is clamped to [0, limit - 1].
     """
-    offsets = (np.arange(bins * ratio, dtype=np.float32) + 0.5) / ratio / bins
-    position = start + offsets * length
-    last = (limit - 1).astype(jnp.float32)
+    offsets = (np.arange(bins * ratio) + 0.5) / ratio / bins
+    position = start + jnp.asarray(offsets, start.dtype) * length
+    last = (limit - 1).astype(position.dtype)
     inside = (position >= -1.0) & (position <= last + 1.0)
     position = jnp.clip(jnp.where(inside, position, 0.0), 0.0, last)  # also turns NaN into 0
     low = jnp.floor(position).astype(jnp.int32)
     high = jnp.minimum(low + 1, limit - 1)
     fraction = position - low
-    scale = inside.astype(jnp.float32) / ratio  # the mean over the samples of a bin, one factor an axis
+    scale = (
+        inside.astype(position.dtype) / ratio
+    )  # the mean over the samples of a bin, one factor an axis
     return _Corners(low, high, (1.0 - fraction) * scale, fraction * scale)
 
 
@@ -59,14 +66,18 @@ def _sampling(box, level, image_size, spec: Spec) -> tuple[jax.Array, jax.Array]
     heights, widths = (np.array(v, np.int32) for v in zip(*spec.shapes, strict=True))
     bases = np.concatenate([[0], np.cumsum(heights * widths)[:-1]]).astype(np.int32)
     level = jnp.clip(level, 0, len(spec.shapes) - 1)
-    base, height, width = jnp.asarray(bases)[level], jnp.asarray(heights)[level], jnp.asarray(widths)[level]
+    base, height, width = (
+        jnp.asarray(bases)[level],
+        jnp.asarray(heights)[level],
+        jnp.asarray(widths)[level],
+    )
     stride = jnp.asarray(np.array(spec.strides, np.float32))[level]
     limit_y, limit_x = height, width
     if image_size is not None:  # only the cells that hold the image, not those of its padding
         cells = jnp.ceil(image_size / stride).astype(jnp.int32)
         limit_y, limit_x = jnp.clip(cells[0], 1, height), jnp.clip(cells[1], 1, width)
 
-    box = box.astype(jnp.float32) / stride - (0.5 if spec.aligned else 0.0)
+    box = _wide(box) / stride.astype(_wide(box).dtype) - (0.5 if spec.aligned else 0.0)
     size = box[2:] - box[:2]
     if not spec.aligned:
         size = jnp.maximum(size, 1.0)
@@ -84,10 +95,11 @@ def _pool_one(flat, box, level, image_size, spec: Spec) -> jax.Array:
     """(cells, C) -> (h, w, C), float32."""
     (h, w), s = spec.output_size, spec.sampling_ratio
     index, weight = _sampling(box, level, image_size, spec)
+    weight = weight.astype(_wide(flat[:0]).dtype)
     total = 0.0
     for dy in range(2):
         for dx in range(2):
-            values = flat[index[:, dy, :, dx]].astype(jnp.float32)
+            values = _wide(flat[index[:, dy, :, dx]])
             total += values * weight[:, dy, :, dx, None]
     return total.reshape(h, s, w, s, -1).sum((1, 3))
 
@@ -110,12 +122,10 @@ def _backward_image(gradient, boxes, levels, image_size, cells: int, spec: Spec)
     """(R, h, w, C) -> (cells, C) float32, by one scatter-add over all samples of all RoIs."""
     channels, s = gradient.shape[-1], spec.sampling_ratio
     index, weight = jax.vmap(lambda b, k: _sampling(b, k, image_size, spec))(boxes, levels)
-    spread = jnp.repeat(jnp.repeat(gradient.astype(jnp.float32), s, 1), s, 2)
-    updates = spread[:, :, None, :, None, :] * weight[..., None]
-    zeros = jnp.zeros((cells, channels), jnp.float32)
-    return zeros.at[index.reshape(-1)].add(
-        updates.reshape(-1, channels), mode="promise_in_bounds"
-    )
+    spread = jnp.repeat(jnp.repeat(_wide(gradient), s, 1), s, 2)
+    updates = spread[:, :, None, :, None, :] * weight[..., None].astype(spread.dtype)
+    zeros = jnp.zeros((cells, channels), updates.dtype)
+    return zeros.at[index.reshape(-1)].add(updates.reshape(-1, channels), mode="promise_in_bounds")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -129,7 +139,12 @@ def _roi_align(features, boxes, levels, image_size, spec: Spec):
 def _roi_align_fwd(features, boxes, levels, image_size, spec):
     # Zero-sized stand-ins carry the dtypes; the features themselves are not needed again.
     dtypes = tuple(jnp.zeros((0,), f.dtype) for f in features)
-    return _roi_align(features, boxes, levels, image_size, spec), (dtypes, boxes, levels, image_size)
+    return _roi_align(features, boxes, levels, image_size, spec), (
+        dtypes,
+        boxes,
+        levels,
+        image_size,
+    )
 
 
 def _roi_align_bwd(spec, residuals, gradient):

@@ -1,0 +1,150 @@
+"""Mask R-CNN (He et al. 2017) with FPN, complete: read this first; the other methods read as differences from it.
+
+  images -> backbone (C2..C5) -> FPN (P2..P6) -> RPN -> proposals -> box head -> mask head
+
+`build` is the table of contents: every part and every threshold stands where it acts.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from jaxseg.modeling import box_head, criterion, fpn, layers, mask_head, norms, resnet, roi_heads
+from jaxseg.modeling import rpn as rpn_lib
+from jaxseg.ops.roi_align import roi_align
+from jaxseg.structures import Batch, Detections, Pyramid
+
+
+class MaskRCNN(nn.Module):
+    """A two-stage detector from its parts. `pixel_mean` and `pixel_std` are in 0..255, RGB."""
+
+    backbone: nn.Module
+    fpn: nn.Module
+    rpn: rpn_lib.RPN
+    roi_heads: nn.Module
+    criterion: criterion.SoftmaxCriterion
+    pixel_mean: Sequence[float]
+    pixel_std: Sequence[float]
+    dtype: jnp.dtype = jnp.float32
+
+    def losses(
+        self, batch: Batch, key: Key[Array, ""], step: Array, *, train: bool = True
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """The total loss of a batch with targets, and each loss and statistic by name. `step` is the training step."""
+        targets = batch.targets.replace(
+            valid=batch.targets.valid & batch.valid[:, None],
+            crowd_valid=batch.targets.crowd_valid & batch.valid[:, None],
+        )
+        pyramid = self.features(batch, train=train)
+        logits, deltas = self.rpn(pyramid)
+        proposals = self.rpn.propose(logits, deltas, pyramid, batch.valid, train=train)
+
+        anchor_key, roi_key = jax.random.split(key)
+        logits, deltas = jnp.concatenate(logits, 1), jnp.concatenate(deltas, 1)
+        anchors = jnp.concatenate([jnp.asarray(a, logits.dtype) for a in self.rpn.anchors(pyramid)])
+        inside = rpn_lib.centred_inside(anchors, batch.image_size) & batch.valid[:, None]
+        anchors = jnp.broadcast_to(anchors, (logits.shape[0], *anchors.shape))
+        selection = self.criterion.rpn.select(anchor_key, anchors, inside, targets)
+        rpn_terms = self.criterion.rpn.loss(logits, deltas, selection)
+
+        terms, mask_losses = self.roi_heads.losses(
+            _for_rois(pyramid), proposals, targets, roi_key, train=train
+        )
+        return self.criterion.total((rpn_terms, *terms), mask_losses, step)
+
+    def detect(self, batch: Batch) -> Detections:
+        """Instances of each image, in pixels of the network input. Entries of the batch that are not valid have none."""
+        pyramid = self.features(batch, train=False)
+        logits, deltas = self.rpn(pyramid)
+        proposals = self.rpn.propose(logits, deltas, pyramid, batch.valid, train=False)
+        return self.roi_heads.detect(_for_rois(pyramid), proposals)
+
+    def features(self, batch: Batch, *, train: bool) -> Pyramid:
+        """P2..P6 of a batch of uint8 images."""
+        images = normalize(batch, self.pixel_mean, self.pixel_std).astype(self.dtype)
+        levels = self.backbone(images, batch.image_size, train=train)
+        return self.fpn(levels, batch.image_size, strides=self.backbone.strides, train=train)
+
+
+def normalize(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> Float[Array, "B H W 3"]:
+    """(pixel - mean) / std, and exactly 0 outside of the images: padding looks like the mean colour."""
+    images = (batch.images - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+    inside = layers.cells_of_image(batch.image_size, *images.shape[1:3], 1)
+    return jnp.where(inside[..., None], images, 0.0)
+
+
+def _for_rois(pyramid: Pyramid) -> Pyramid:
+    """Without P6, which exists for the RPN's largest anchors."""
+    return pyramid.replace(levels=pyramid.levels[:-1], strides=pyramid.strides[:-1])
+
+
+def build(config) -> MaskRCNN:
+    """The model of `config` (the whole config; `config.model.num_classes` > 0)."""
+    model = config.model
+    dtype = jnp.dtype(model.dtype)
+    num_classes = model.num_classes
+    losses = criterion.softmax(model.criterion)
+    pool = functools.partial(roi_align, implementation=model.roi_align)
+    return MaskRCNN(
+        backbone=resnet.ResNet(
+            depth=model.backbone.depth,
+            width=model.backbone.width,
+            norm=norms.by_name(model.backbone.norm),
+            stride_in_1x1=model.backbone.stride_in_1x1,
+            dtype=dtype,
+        ),
+        fpn=fpn.FPN(model.fpn.channels, norms.by_name(model.fpn.norm), dtype),
+        rpn=rpn_lib.RPN(
+            head=rpn_lib.RPNHead(
+                anchors_per_cell=len(model.rpn.aspect_ratios),
+                channels=model.rpn.channels,
+                convs=model.rpn.convs,
+                dtype=dtype,
+            ),
+            anchor_sizes=tuple(model.rpn.anchor_sizes),
+            aspect_ratios=tuple(model.rpn.aspect_ratios),
+            coder=losses.rpn.coder,
+            pre_nms=tuple(model.rpn.pre_nms),
+            post_nms=tuple(model.rpn.post_nms),
+            nms_iou=model.rpn.nms_iou,
+            min_size=model.rpn.min_size,
+        ),
+        roi_heads=roi_heads.SingleTopology(
+            box_head=box_head.FCBoxHead(
+                num_logits=losses.roi.num_logits(num_classes),
+                num_boxes=1 if model.box_head.class_agnostic else num_classes,
+                pool=pool,
+                pool_size=model.box_head.pool,
+                fcs=model.box_head.fcs,
+                fc_dim=model.box_head.fc_dim,
+                dtype=dtype,
+            ),
+            mask_head=mask_head.FCNMaskHead(
+                num_maps=1 if model.mask_head.class_agnostic else num_classes,
+                pool=pool,
+                pool_size=model.mask_head.pool,
+                channels=model.mask_head.channels,
+                convs=model.mask_head.convs,
+                norm=norms.by_name(model.mask_head.norm),
+                dtype=dtype,
+            ),
+            task=losses.roi,
+            num_classes=num_classes,
+            test=roi_heads.TestSettings(
+                score=model.test.score,
+                nms_iou=model.test.nms_iou,
+                max_detections=model.test.max_detections,
+                candidates=model.test.candidates,
+            ),
+        ),
+        criterion=losses,
+        pixel_mean=tuple(model.pixel_mean),
+        pixel_std=tuple(model.pixel_std),
+        dtype=dtype,
+    )

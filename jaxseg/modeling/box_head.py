@@ -1,0 +1,44 @@
+"""The box head of Mask R-CNN: two fully connected layers on 7x7 RoI features, then classes and box deltas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxseg import precision
+from jaxseg.modeling import layers
+from jaxseg.structures import Pyramid, RoIs
+
+
+class FCBoxHead(nn.Module):
+    """Attributes: `num_logits` is the criterion's; `num_boxes` is K, or 1 if class-agnostic; `pool` is RoIAlign."""
+
+    num_logits: int
+    num_boxes: int
+    pool: Callable[..., Array]
+    pool_size: int = 7
+    fcs: int = 2
+    fc_dim: int = 1024
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, pyramid: Pyramid, rois: RoIs, *, train: bool
+    ) -> tuple[Float[Array, "B R L"], Float[Array, "B R G 4"]]:
+        """Class logits and deltas for each RoI, float32; G is `num_boxes`."""
+        del train
+        x = self.pool(pyramid, rois.boxes, self.pool_size)
+        x = x.reshape(*x.shape[:2], -1)
+
+        def dense(size, init, name):
+            return nn.Dense(size, kernel_init=init, dtype=self.dtype, name=name)
+
+        for index in range(self.fcs):
+            x = nn.relu(dense(self.fc_dim, layers.xavier, f"fc{index}")(x))
+        logits = dense(self.num_logits, layers.normal(0.01), "classes")(x)
+        deltas = dense(self.num_boxes * 4, layers.normal(0.001), "deltas")(x)
+        deltas = deltas.reshape(*deltas.shape[:2], self.num_boxes, 4)
+        return precision.at_least_float32(logits), precision.at_least_float32(deltas)

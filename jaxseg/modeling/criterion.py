@@ -1,0 +1,240 @@
+"""The criterion seam: what classifiers and box regressors learn from which candidates, and how losses add up.
+
+A criterion has two tasks of one form, `rpn` (anchors) and `roi` (proposals), and
+  total(terms, mask_losses, step) -> (scalar, log)
+A task has
+  num_logits(K)                      channels of its classifier
+  coder                              box coder weights
+  select(key, boxes, valid, targets) -> Selection     which candidates count, and what they should become
+  loss(logits, deltas, selection)    -> Terms
+  scores(logits)                     -> probabilities of the K classes
+
+Here is `softmax`, the criterion of Mask R-CNN: balanced random sampling, cross-entropy, L1, a weighted sum.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxseg import precision
+from jaxseg.losses import box as box_losses
+from jaxseg.losses import classification
+from jaxseg.ops import boxes as boxes_lib
+from jaxseg.ops import matching, sampling
+from jaxseg.structures import RoIs, Targets
+
+
+@flax.struct.dataclass
+class Selection:
+    """S candidates an image, positives first (within the task's `max_positives` slots).
+
+    `index` points into the candidates; `classes` is K for background and -1 where the slot does not count; `matched`
+    points into the targets and `gt_boxes` holds those boxes (both mean something for positives only).
+    """
+
+    rois: RoIs
+    index: Int[Array, "B S"]
+    classes: Int[Array, "B S"]
+    positive: Bool[Array, "B S"]
+    matched: Int[Array, "B S"]
+    gt_boxes: Float[Array, "B S 4"]
+
+
+@flax.struct.dataclass
+class Terms:
+    """A task's result: its losses by name, how much each slot's mask counts, and numbers worth logging.
+
+    `value` is what other losses are balanced against; None where nothing is.
+    """
+
+    losses: Mapping[str, Float[Array, ""]]
+    mask_weights: Float[Array, "B S"]
+    log: Mapping[str, Float[Array, ""]]
+    value: Float[Array, ""] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledTask:
+    """Matching by IoU and balanced sampling, shared by the RPN and the box head; see field names in configs/common."""
+
+    positive_iou: float
+    negative_iou: float
+    low_quality: bool
+    samples: int
+    positive_fraction: float
+    coder: Sequence[float]
+    smooth_l1_beta: float
+    crowd_iof: float
+
+    @property
+    def max_positives(self) -> int:
+        return sampling.max_positives(self.samples, self.positive_fraction)
+
+    def sample(
+        self,
+        key: Key[Array, ""],
+        boxes: Float[Array, "B N 4"],
+        valid: Bool[Array, "B N"],
+        targets: Targets,
+        num_classes: int,
+    ) -> Selection:
+        """Matches candidates with objects and draws `samples` of them an image."""
+        keys = jax.random.split(key, boxes.shape[0])
+        boxes = jax.lax.stop_gradient(boxes)
+        return jax.vmap(self._sample_image, in_axes=(0, 0, 0, 0, None))(
+            keys, boxes, valid, targets, num_classes
+        )
+
+    def _sample_image(self, key, boxes, valid, targets: Targets, num_classes: int) -> Selection:
+        iou = boxes_lib.iou(targets.boxes, boxes)
+        match = matching.match(
+            iou,
+            targets.valid,
+            positive=self.positive_iou,
+            negative=self.negative_iou,
+            low_quality=self.low_quality,
+            valid=valid,
+        )
+        label = matching.ignore_crowds(
+            match.label, boxes, targets.crowd_boxes, targets.crowd_valid, self.crowd_iof
+        )
+        label = jnp.where(valid, label, matching.IGNORED)
+        drawn = sampling.sample(key, label, self.samples, self.positive_fraction)
+        matched = match.index[drawn.index]
+        classes = jnp.where(drawn.positive, targets.classes[matched], num_classes)
+        return Selection(
+            RoIs(boxes[drawn.index], drawn.valid, drawn.valid),
+            drawn.index,
+            jnp.where(drawn.valid, classes, -1),
+            drawn.positive,
+            matched,
+            targets.boxes[matched],
+        )
+
+    def box_loss(self, deltas: Float[Array, "B S 4"], selection: Selection) -> Float[Array, "B S"]:
+        """L1 (or smooth L1) between predicted and wanted deltas, summed over the four; 0 for negatives."""
+        wanted = boxes_lib.encode(selection.gt_boxes, selection.rois.boxes, self.coder)
+        where = selection.positive[..., None]
+        return box_losses.smooth_l1(deltas, wanted, self.smooth_l1_beta, where=where).sum(-1)
+
+
+class SampledRPN(SampledTask):
+    """Objectness by binary cross-entropy; both losses are sums over samples / (samples an image x images)."""
+
+    def num_logits(self, num_classes: int) -> int:
+        return 1
+
+    def select(self, key, anchors, valid, targets: Targets) -> Selection:
+        """anchors: (B, A, 4); valid: (B, A), anchors centred on the image of a valid batch entry."""
+        return self.sample(key, anchors, valid, targets, num_classes=1)
+
+    def loss(self, logits: Float[Array, "B A"], deltas, selection: Selection) -> Terms:
+        logits = jnp.take_along_axis(logits, selection.index, 1)
+        deltas = jnp.take_along_axis(deltas, selection.index[..., None], 1)
+        counted = selection.rois.stats
+        error = classification.binary_cross_entropy(logits, selection.positive, where=counted)
+        images = counted.any(1).sum()
+        scale = 1.0 / (self.samples * jnp.maximum(images, 1))
+        losses = {
+            "rpn_objectness": error.sum() * scale,
+            "rpn_box": self.box_loss(deltas, selection).sum() * scale,
+        }
+        log = {"rpn_positives": selection.positive.sum() / jnp.maximum(images, 1)}
+        return Terms(losses, selection.positive.astype(error.dtype), log)
+
+    def scores(self, logits):
+        return jax.nn.sigmoid(logits)
+
+
+class SampledSoftmax(SampledTask):
+    """Softmax over K classes and background (the last); both losses are means over all sampled RoIs of the batch."""
+
+    def num_logits(self, num_classes: int) -> int:
+        return num_classes + 1
+
+    def select(self, key, proposals: RoIs, targets: Targets, num_classes: int) -> Selection:
+        """Samples from the proposals and the ground-truth boxes themselves."""
+        boxes = jnp.concatenate([proposals.boxes, targets.boxes.astype(proposals.boxes.dtype)], 1)
+        valid = jnp.concatenate([proposals.valid, targets.valid], 1)
+        return self.sample(key, boxes, valid, targets, num_classes)
+
+    def loss(
+        self, logits: Float[Array, "B S L"], deltas: Float[Array, "B S G 4"], selection: Selection
+    ) -> Terms:
+        counted = selection.rois.stats
+        total = jnp.maximum(counted.sum(), 1)
+        error = classification.softmax_cross_entropy(logits, selection.classes, where=counted)
+        group = jnp.clip(selection.classes, 0, deltas.shape[2] - 1)
+        own = jnp.take_along_axis(deltas, group[..., None, None], 2)[:, :, 0]
+        losses = {
+            "classification": error.sum() / total,
+            "box": self.box_loss(own, selection).sum() / total,
+        }
+        positive = selection.positive
+        right = (logits.argmax(-1) == selection.classes) & positive
+        count = jnp.maximum(positive.sum(), 1)
+        images = jnp.maximum(counted.any(1).sum(), 1)
+        log = {"roi_positives": positive.sum() / images, "roi_accuracy": right.sum() / count}
+        return Terms(losses, positive.astype(error.dtype), log)
+
+    def scores(self, logits: Float[Array, "B R L"]) -> Float[Array, "B R K"]:
+        return jax.nn.softmax(logits, axis=-1)[..., :-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftmaxCriterion:
+    """Mask R-CNN's criterion. `weights` scales each loss by its name."""
+
+    rpn: SampledRPN
+    roi: SampledSoftmax
+    weights: Mapping[str, float]
+
+    def total(
+        self, terms: Sequence[Terms], mask_losses: Mapping[str, Float[Array, ""]], step: Array
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """The weighted sum, and every loss (unweighted) and log entry by name."""
+        del step  # nothing changes during training
+        losses = dict(mask_losses)
+        for term in terms:
+            losses |= term.losses
+        total = sum(self.weights.get(name, 1.0) * value for name, value in losses.items())
+        log = {name: value for term in terms for name, value in term.log.items()}
+        return precision.at_least_float32(total), losses | log
+
+
+def softmax(config) -> SoftmaxCriterion:
+    """Builds the criterion from `config.model.criterion`."""
+    rpn, roi = config.rpn, config.roi
+    shared = {"crowd_iof": config.crowd_iof}
+    return SoftmaxCriterion(
+        SampledRPN(
+            rpn.positive_iou,
+            rpn.negative_iou,
+            True,
+            rpn.samples,
+            rpn.positive_fraction,
+            tuple(rpn.coder),
+            rpn.smooth_l1_beta,
+            **shared,
+        ),
+        SampledSoftmax(
+            roi.positive_iou,
+            roi.positive_iou,
+            False,
+            roi.samples,
+            roi.positive_fraction,
+            tuple(roi.coder),
+            roi.smooth_l1_beta,
+            **shared,
+        ),
+        dict(config.weights),
+    )
+
+
+CRITERIA = {"softmax": softmax}

@@ -1,0 +1,128 @@
+"""The mask head seam, and the FCN head of Mask R-CNN behind it (He et al. 2017, section 4).
+
+A mask head is a linen module with
+  head(pyramid, rois, classes, *, context=None, train) -> MaskOutputs
+  head.losses(outputs, targets) -> {name: (B, R) loss of each RoI, not reduced}
+  head.probabilities(outputs) -> (B, R, h, w), what is pasted
+It gets the pyramid and the boxes, not pooled features, because heads sample different things.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxseg import precision
+from jaxseg.losses import mask as mask_losses
+from jaxseg.modeling import layers, norms
+from jaxseg.ops import masks as masks_lib
+from jaxseg.structures import MaskOutputs, Pyramid, RoIs, Targets
+
+
+@flax.struct.dataclass
+class MaskTargets:
+    """Ground truth for the RoIs of a mask head, sampled at whatever size a loss asks for.
+
+    `matched` (B, R) says which ground-truth object each of `boxes` (B, R, 4) is to segment.
+    """
+
+    targets: Targets
+    matched: Int[Array, "B R"]
+    boxes: Float[Array, "B R 4"]
+
+    def soft_masks(self, size: int, boxes: Array | None = None) -> Float[Array, "B R S S"]:
+        """The share of each cell that the object covers, on a size x size grid over `boxes` (default: the RoIs)."""
+        boxes = self.boxes if boxes is None else boxes
+        sample = jax.vmap(lambda m, g, i, b: masks_lib.sample_crops(m, g, i, b, (size, size)))
+        return sample(self.targets.masks, self.targets.boxes, self.matched, boxes)
+
+    def masks(self, size: int, boxes: Array | None = None) -> Float[Array, "B R S S"]:
+        """0/1 targets: `soft_masks` at one half, as Detectron2 binarises bitmap masks."""
+        return (self.soft_masks(size, boxes) >= 0.5).astype(jnp.float32)
+
+
+class ClassConv(nn.Module):
+    """A 1x1 convolution to K maps that computes only the wanted one: (B, R, h, w) logits, never K of them.
+
+    With `classes=None` all K maps are given, on a last axis.
+    """
+
+    num_maps: int  # K, or 1 for class-agnostic masks
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B R h w C"], classes: Int[Array, "B R"] | None) -> Array:
+        kernel = self.param("kernel", layers.normal(0.001), (x.shape[-1], self.num_maps))
+        bias = self.param("bias", nn.initializers.zeros, (self.num_maps,))
+        kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
+        if classes is None:
+            return precision.at_least_float32(x @ kernel + bias)
+        index = jnp.clip(
+            classes, 0, self.num_maps - 1
+        )  # padded and background RoIs: any map will do
+        logits = jnp.einsum("brhwc,brc->brhw", x, kernel.T[index]) + bias[index][..., None, None]
+        return precision.at_least_float32(logits)
+
+
+class FCNMaskHead(nn.Module):
+    """`convs` 3x3 convolutions at 14x14, a 2x2 stride 2 deconvolution, and a 1x1 predictor a class.
+
+    Attributes:
+      num_maps: K, or 1 for class-agnostic masks.
+      pool: RoIAlign on a pyramid.
+    """
+
+    num_maps: int
+    pool: Callable[..., Array]
+    pool_size: int = 14
+    channels: int = 256
+    convs: int = 4
+    norm: Callable[..., nn.Module] = norms.Identity
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        pyramid: Pyramid,
+        rois: RoIs,
+        classes: Int[Array, "B R"] | None,
+        *,
+        context: Float[Array, "B #R 14 14 C"] | None = None,
+        train: bool,
+    ) -> MaskOutputs:
+        """Logits at twice the pooled size. `context` is added to the pooled features."""
+        x = self.pool(pyramid, rois.boxes, self.pool_size)
+        if context is not None:
+            x = x + context
+        flat = x.reshape(-1, *x.shape[2:])
+        cells = self._stats_mask(rois.stats, flat.shape[1:3])
+        for index in range(self.convs):
+            bias = self.norm is norms.Identity
+            flat = layers.conv(self.channels, 3, bias=bias, dtype=self.dtype, name=f"conv{index}")(
+                flat
+            )
+            flat = nn.relu(self.norm(name=f"norm{index}")(flat, mask=cells, train=train))
+        features = flat.reshape(*x.shape[:2], *flat.shape[1:])
+        up = nn.ConvTranspose(
+            self.channels, (2, 2), (2, 2), kernel_init=layers.msra, dtype=self.dtype, name="deconv"
+        )(flat)
+        up = nn.relu(up).reshape(*x.shape[:2], *up.shape[1:])
+        logits = ClassConv(self.num_maps, self.dtype, name="predictor")(up, classes)
+        return MaskOutputs(logits, features)
+
+    @staticmethod
+    def _stats_mask(stats: Bool[Array, "B R"], size: tuple[int, int]) -> Bool[Array, "N h w"]:
+        return jnp.broadcast_to(stats.reshape(-1, 1, 1), (stats.size, *size))
+
+    def losses(self, outputs: MaskOutputs, targets: MaskTargets) -> dict[str, Float[Array, "B R"]]:
+        """Binary cross-entropy, the mean over each RoI's pixels."""
+        size = outputs.logits.shape[-1]
+        return {"mask": mask_losses.binary_cross_entropy(outputs.logits, targets.masks(size))}
+
+    def probabilities(self, outputs: MaskOutputs) -> Float[Array, "B R h w"]:
+        return jax.nn.sigmoid(outputs.logits)

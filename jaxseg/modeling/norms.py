@@ -1,0 +1,153 @@
+"""Normalisation that knows what is padding.
+
+Statistics are taken over valid elements only, so that a padded pixel, RoI or batch entry changes nothing. Under jit
+over a mesh the means run over the global batch: batch norm is synchronised by construction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxseg import paths, precision
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm with everything constant, folded into one multiply-add. All four vectors live in `batch_stats`."""
+
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*B C"], *, mask=None, train: bool = False) -> Array:
+        del mask, train  # nothing is measured
+        shape = (x.shape[-1],)
+        one, zero = (lambda: jnp.ones(shape)), (lambda: jnp.zeros(shape))
+        scale = self.variable("batch_stats", "scale", one).value
+        bias = self.variable("batch_stats", "bias", zero).value
+        mean = self.variable("batch_stats", "mean", zero).value
+        var = self.variable("batch_stats", "var", one).value
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        return x * factor.astype(x.dtype) + (bias - mean * factor).astype(x.dtype)
+
+
+class BatchNorm(nn.Module):
+    """Batch norm over the valid elements of the global batch. Without any, the running statistics serve, unchanged."""
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*B C"], *, mask: Bool[Array, "*B"] | None = None, train: bool = False
+    ) -> Array:
+        shape = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        ra_mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(shape))
+        ra_var = self.variable("batch_stats", "var", lambda: jnp.ones(shape))
+        mean, var = ra_mean.value, ra_var.value
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            batch_mean, batch_var, count = _moments(x, mask, axes)
+            batch_mean, batch_var = batch_mean.reshape(shape), batch_var.reshape(shape)
+            seen = count.reshape(()) > 0
+            mean, var = jnp.where(seen, batch_mean, mean), jnp.where(seen, batch_var, var)
+            if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
+                keep = jnp.where(seen, self.momentum, 1.0)
+                ra_mean.value = keep * ra_mean.value + (1 - keep) * batch_mean
+                ra_var.value = keep * ra_var.value + (1 - keep) * batch_var
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        return x * factor.astype(x.dtype) + (bias - mean * factor).astype(x.dtype)
+
+
+class GroupNorm(nn.Module):
+    """Group norm (Wu & He 2018) per image over its valid elements; the same in training and test."""
+
+    groups: int = 32
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B *S C"],
+        *,
+        mask: Bool[Array, "B *S"] | None = None,
+        train: bool = False,
+    ) -> Array:
+        del train
+        channels = x.shape[-1]
+        groups = next(g for g in range(min(self.groups, channels), 0, -1) if channels % g == 0)
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        space = tuple(range(1, x.ndim - 1))
+        # Moments per channel first, pooled to groups after: no reshape of the large array.
+        mean, var, _ = _moments(x, mask, space)
+        pooled = (x.shape[0],) + (1,) * len(space) + (groups, channels // groups)
+        grouped = mean.reshape(pooled)
+        group_mean = grouped.mean(-1, keepdims=True)
+        group_var = var.reshape(pooled).mean(-1, keepdims=True)
+        group_var += ((grouped - group_mean) ** 2).mean(-1, keepdims=True)
+        spread = functools.partial(jnp.broadcast_to, shape=pooled)
+        inverse = jax.lax.rsqrt(spread(group_var) + self.epsilon).reshape(mean.shape)
+        factor = inverse * scale
+        return x * factor.astype(x.dtype) + (
+            bias - spread(group_mean).reshape(mean.shape) * factor
+        ).astype(x.dtype)
+
+
+class Identity(nn.Module):
+    """No normalisation."""
+
+    def __call__(self, x: Array, *, mask=None, train: bool = False) -> Array:
+        del mask, train
+        return x
+
+
+NORMS: dict[str, Callable[[], nn.Module]] = {
+    "frozen_bn": FrozenBatchNorm,
+    "batch_norm": BatchNorm,
+    "group_norm": GroupNorm,
+    "none": Identity,
+}
+
+
+def by_name(name: str) -> Callable[..., nn.Module]:
+    """The norm class of a config's `norm=`. Raises ValueError naming what is allowed."""
+    if name not in NORMS:
+        raise ValueError(f"norm={name!r}: allowed are {', '.join(NORMS)}.")
+    return NORMS[name]
+
+
+def _moments(x, mask, axes) -> tuple[Array, Array, Array]:
+    """Mean, variance (biased) and count over the valid elements along `axes` (kept), in float32; 0 where there are none."""
+    x = precision.at_least_float32(x)
+    weight = (
+        jnp.ones((*x.shape[:-1], 1), x.dtype) if mask is None else mask[..., None].astype(x.dtype)
+    )
+    weight = jnp.broadcast_to(weight, (*x.shape[:-1], 1))
+    count = weight.sum(axes, keepdims=True)
+    scale = 1.0 / jnp.maximum(count, 1.0)
+    # where, not only a product: a padded element may hold NaN.
+    mean = jnp.where(weight > 0, x, 0.0).sum(axes, keepdims=True) * scale
+    var = jnp.where(weight > 0, jnp.square(x - mean), 0.0).sum(axes, keepdims=True) * scale
+    return mean, var, count
+
+
+@contextlib.contextmanager
+def frozen(patterns: Sequence[str]) -> Iterator[None]:
+    """Within it, batch norms whose path matches one of `patterns` (see `jaxseg.paths`) run in test mode."""
+
+    def interceptor(call, args, kwargs, context):
+        module = context.module
+        if isinstance(module, BatchNorm) and paths.matches("/".join(module.path), patterns):
+            kwargs = {**kwargs, "train": False}
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(interceptor):
+        yield

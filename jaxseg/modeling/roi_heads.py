@@ -1,0 +1,128 @@
+"""The topology seam: how box and mask heads are wired between proposals and results.
+
+A topology is a linen module with
+  losses(pyramid, proposals, targets, key, *, train) -> (terms, mask_losses)   for the criterion's `total`
+  detect(pyramid, proposals) -> Detections
+Here is the single topology of Mask R-CNN: one box head, then one mask head on what it found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxseg.modeling.criterion import SampledSoftmax, Selection, Terms
+from jaxseg.modeling.mask_head import MaskTargets
+from jaxseg.ops import boxes as boxes_lib
+from jaxseg.ops import nms as nms_lib
+from jaxseg.structures import Detections, Pyramid, RoIs, Targets
+
+
+@flax.struct.dataclass
+class TestSettings:
+    """How scored boxes become detections; field names and defaults in configs/common, `test`."""
+
+    score: float
+    nms_iou: float
+    max_detections: int
+    candidates: int
+
+    __test__ = False  # not a test class, whatever its name makes pytest think
+
+
+class SingleTopology(nn.Module):
+    """Attributes: the heads, the criterion's task for RoIs, the number of classes, and the test settings."""
+
+    box_head: nn.Module
+    mask_head: nn.Module
+    task: SampledSoftmax
+    num_classes: int
+    test: TestSettings
+
+    def losses(
+        self,
+        pyramid: Pyramid,
+        proposals: RoIs,
+        targets: Targets,
+        key: Key[Array, ""],
+        *,
+        train: bool,
+    ) -> tuple[Sequence[Terms], Mapping[str, Float[Array, ""]]]:
+        """The box task's terms, and the mask head's losses averaged over the foreground of the global batch."""
+        selection = self.task.select(key, proposals, targets, self.num_classes)
+        logits, deltas = self.box_head(pyramid, selection.rois, train=train)
+        terms = self.task.loss(logits, deltas, selection)
+        mask_losses = self._mask_losses(pyramid, selection, terms, targets, train)
+        return (terms,), mask_losses
+
+    def _mask_losses(self, pyramid, selection: Selection, terms: Terms, targets, train):
+        # All positives lie in the first slots: the others need no masks.
+        first, weights = jax.tree.map(
+            lambda x: x[:, : self.task.max_positives], (selection, terms.mask_weights)
+        )
+        rois = RoIs(first.rois.boxes, first.rois.valid & first.positive, first.positive)
+        outputs = self.mask_head(pyramid, rois, first.classes, train=train)
+        wanted = MaskTargets(targets, first.matched, rois.boxes)
+        return {
+            name: weighted_mean(loss, weights)
+            for name, loss in self.mask_head.losses(outputs, wanted).items()
+        }
+
+    def detect(self, pyramid: Pyramid, proposals: RoIs) -> Detections:
+        """Scores, boxes, per-class suppression; then masks on the boxes that are left."""
+        logits, deltas = self.box_head(pyramid, proposals, train=False)
+        scores = self.task.scores(logits)
+        found = select_detections(
+            scores, deltas, proposals, pyramid.image_size, self.task.coder, self.test
+        )
+        boxes, scores, classes, valid = found
+        rois = RoIs(boxes, valid, valid)
+        outputs = self.mask_head(pyramid, rois, classes, train=False)
+        return Detections(boxes, scores, classes, valid, self.mask_head.probabilities(outputs))
+
+
+def weighted_mean(values: Float[Array, "B R"], weights: Float[Array, "B R"]) -> Float[Array, ""]:
+    """sum(w v) / sum(w) over the global batch; 0 where no weight is."""
+    total = jnp.where(weights > 0, values * weights, 0.0).sum()
+    return total / jnp.maximum(weights.sum(), 1e-6)
+
+
+def select_detections(
+    scores: Float[Array, "B R K"],
+    deltas: Float[Array, "B R G 4"],
+    proposals: RoIs,
+    image_size: Float[Array, "B 2"],
+    coder: Sequence[float],
+    test: TestSettings,
+) -> tuple[Float[Array, "B D 4"], Float[Array, "B D"], Int[Array, "B D"], Bool[Array, "B D"]]:
+    """Boxes, scores, classes and validity of the best detections of each image, best first.
+
+    Every (RoI, class) pair above the score threshold is a candidate with its own decoded box; the best
+    `test.candidates` of them go through per-class suppression. G is K or 1 (class-agnostic boxes).
+    """
+
+    def image(scores, deltas, boxes, valid, size):
+        num_classes = scores.shape[1]
+        flat = jnp.where(valid[:, None] & (scores > test.score), scores, -jnp.inf).reshape(-1)
+        best, pair = jax.lax.top_k(flat, min(test.candidates, flat.size))
+        roi, label = pair // num_classes, (pair % num_classes).astype(jnp.int32)
+        group = jnp.minimum(label, deltas.shape[1] - 1)
+        decoded = boxes_lib.decode(deltas[roi, group], boxes[roi], coder)
+        decoded = boxes_lib.clip(decoded, size)
+        ok = jnp.isfinite(best) & (decoded[:, 2:] > decoded[:, :2]).all(-1)
+        index, kept = nms_lib.nms(
+            decoded,
+            best,
+            ok,
+            iou_threshold=test.nms_iou,
+            max_out=test.max_detections,
+            groups=label,
+        )
+        return decoded[index], jnp.where(kept, best[index], 0.0), label[index], kept
+
+    return jax.vmap(image)(scores, deltas, proposals.boxes, proposals.valid, image_size)

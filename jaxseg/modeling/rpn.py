@@ -1,0 +1,152 @@
+"""Region proposal network (Ren et al. 2015) over a pyramid: head, anchors, and proposals of static number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jaxseg import precision
+from jaxseg.modeling import layers
+from jaxseg.ops import anchors as anchors_lib
+from jaxseg.ops import boxes as boxes_lib
+from jaxseg.ops import nms as nms_lib
+from jaxseg.structures import Pyramid, RoIs
+
+
+class RPNHead(nn.Module):
+    """3x3 convolutions, then 1x1 to objectness and to box deltas; shared by all levels."""
+
+    anchors_per_cell: int
+    num_logits: int = 1
+    channels: int = 256
+    convs: int = 1
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, levels: Sequence[Float[Array, "B H W C"]]
+    ) -> tuple[list[Float[Array, "B A"]], list[Float[Array, "B A 4"]]]:
+        """Logits and deltas a level, float32, in the order of `ops.anchors` (rows, columns, anchors of a cell)."""
+        init = layers.normal(0.01)
+        trunk = [
+            layers.conv(self.channels, 3, init=init, dtype=self.dtype, name=f"conv{i}")
+            for i in range(self.convs)
+        ]
+        per_cell = self.anchors_per_cell
+        objectness = layers.conv(per_cell, 1, init=init, dtype=self.dtype, name="objectness")
+        deltas = layers.conv(per_cell * 4, 1, init=init, dtype=self.dtype, name="deltas")
+        all_logits, all_deltas = [], []
+        for x in levels:
+            for layer in trunk:
+                x = nn.relu(layer(x))
+            all_logits.append(precision.at_least_float32(objectness(x).reshape(x.shape[0], -1)))
+            all_deltas.append(precision.at_least_float32(deltas(x).reshape(x.shape[0], -1, 4)))
+        return all_logits, all_deltas
+
+
+class RPN(nn.Module):
+    """Head, anchors and proposals.
+
+    Attributes:
+      head: maps levels to logits and deltas.
+      anchor_sizes: side in pixels of a level's anchors, one a level.
+      aspect_ratios: height / width.
+      coder: box coder weights (see ops.boxes.encode); the criterion's.
+      pre_nms, post_nms: (training, test): candidates a level before, proposals an image after suppression.
+      nms_iou: a proposal that overlaps a better one of its level by more is dropped.
+      min_size: proposals with a side not longer than this are dropped, in pixels.
+    """
+
+    head: RPNHead
+    anchor_sizes: Sequence[float]
+    aspect_ratios: Sequence[float]
+    coder: Sequence[float]
+    pre_nms: tuple[int, int] = (2000, 1000)
+    post_nms: tuple[int, int] = (1000, 1000)
+    nms_iou: float = 0.7
+    min_size: float = 0.0
+
+    def __call__(
+        self, pyramid: Pyramid
+    ) -> tuple[list[Float[Array, "B A"]], list[Float[Array, "B A 4"]]]:
+        return self.head(pyramid.levels)
+
+    def anchors(self, pyramid: Pyramid) -> list[np.ndarray]:
+        """One (A, 4) array a level, float32, xyxy in input pixels."""
+        if len(pyramid.levels) != len(self.anchor_sizes):
+            raise ValueError(
+                f"rpn.anchor_sizes has {len(self.anchor_sizes)} entries; the pyramid has "
+                f"{len(pyramid.levels)} levels (strides {pyramid.strides}): give one size a level."
+            )
+        return [
+            anchors_lib.level_anchors(level.shape[1:3], stride, (size,), self.aspect_ratios)
+            for level, stride, size in zip(
+                pyramid.levels, pyramid.strides, self.anchor_sizes, strict=True
+            )
+        ]
+
+    def propose(
+        self,
+        logits: Sequence[Float[Array, "B A"]],
+        deltas: Sequence[Float[Array, "B A 4"]],
+        pyramid: Pyramid,
+        valid: Bool[Array, "B"],
+        *,
+        train: bool,
+    ) -> RoIs:
+        """The best boxes of each image: top-k a level, decode, clip, suppress within the level, top-k of all.
+
+        Returns `post_nms` boxes an image without gradient, best first; anchors centred on padding propose nothing.
+        """
+        pre, post = (n[0 if train else 1] for n in (self.pre_nms, self.post_nms))
+        pre = min(pre, max(level.shape[1] for level in logits))
+        picked = [
+            self._level_candidates(*level, pyramid.image_size, pre)
+            for level in zip(logits, deltas, self.anchors(pyramid), strict=True)
+        ]
+        boxes, scores, ok = (
+            jnp.stack(part, 1) for part in zip(*picked, strict=True)
+        )  # (B, L, pre)
+        boxes, scores = jax.lax.stop_gradient((boxes, scores))
+        ok &= valid[:, None, None]
+        suppress = lambda b, s, v: nms_lib.nms(  # noqa: E731
+            b, s, v, iou_threshold=self.nms_iou, max_out=min(pre, post)
+        )
+        index, kept = jax.vmap(jax.vmap(suppress))(boxes, scores, ok)
+        batch = boxes.shape[0]
+        boxes = jnp.take_along_axis(boxes, index[..., None], 2).reshape(batch, -1, 4)
+        scores = jnp.where(kept, jnp.take_along_axis(scores, index, 2), -jnp.inf)
+        scores, order = jax.lax.top_k(scores.reshape(batch, -1), min(post, scores[0].size))
+        chosen = jnp.isfinite(scores)
+        boxes = jnp.take_along_axis(boxes, order[..., None], 1)
+        return RoIs(boxes, chosen, chosen)
+
+    def _level_candidates(self, logits, deltas, anchors, image_size, number: int):
+        """(B, number, 4) decoded boxes, (B, number) scores and validity of a level's best anchors, padded to `number`."""
+        inside = centred_inside(anchors, image_size)
+        count = min(number, logits.shape[1])
+        masked = jnp.where(inside & ~jnp.isnan(logits), logits, -jnp.inf)
+        scores, index = jax.lax.top_k(masked, count)
+        deltas = jnp.take_along_axis(deltas, index[..., None], 1)
+        boxes = boxes_lib.decode(deltas, jnp.asarray(anchors)[index], self.coder)
+        boxes = boxes_lib.clip(boxes, image_size)
+        sides = boxes[..., 2:] - boxes[..., :2]
+        ok = jnp.isfinite(scores) & jnp.isfinite(boxes).all(-1) & (sides > self.min_size).all(-1)
+        pad = ((0, 0), (0, number - count))
+        return (
+            jnp.pad(boxes, (*pad, (0, 0))),
+            jnp.pad(scores, pad, constant_values=-jnp.inf),
+            jnp.pad(ok, pad),
+        )
+
+
+def centred_inside(
+    anchors: Float[np.ndarray, "A 4"], image_size: Float[Array, "B 2"]
+) -> Bool[Array, "B A"]:
+    """Whether an anchor's centre lies on the unpadded image; others propose nothing and give no loss."""
+    return (anchors_lib.centres(anchors)[None] < image_size[:, None]).all(-1)
