@@ -1,8 +1,9 @@
 """COCO's box and mask AP: the 12 numbers, over all classes and for each class.
 
-Two interchangeable evaluators do the matching, `faster_coco_eval` (C++, several times faster, the default) and
-`pycocotools` (the reference). The numbers are read from their precision and recall arrays by the same code, which also
-holds for more than 100 detections an image, where pycocotools' own summary gives -1.
+Two interchangeable evaluators do the matching, `faster_coco_eval` (C++, several times faster, the
+default) and `pycocotools` (the reference). The numbers are read from their precision and recall
+arrays by the same code, which also holds for more than 100 detections an image, where pycocotools'
+own summary gives -1.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _AREAS = ("all", "small", "medium", "large")  # the evaluators' order
 
 @dataclasses.dataclass(frozen=True)
 class Metrics:
-    """The 12 numbers (see `names`) over all classes, and the same for each class by its name, in the categories' order.
+    """The 12 numbers (see `names`) over all classes, and the same for each class by its name, in
+    the categories' order.
 
     -1 is COCO's "not defined": there is no ground truth of that class and size.
     """
@@ -36,7 +38,9 @@ class Metrics:
 
 
 def names(max_detections: int = 100) -> tuple[str, ...]:
-    """The names of the 12 numbers in COCO's order; the third recall is called after the number of detections."""
+    """The names of the 12 numbers in COCO's order; the third recall is called after the number of
+    detections.
+    """
     precisions = ("AP", "AP50", "AP75", "APs", "APm", "APl")
     return (*precisions, "AR1", "AR10", f"AR{max_detections}", "ARs", "ARm", "ARl")
 
@@ -53,17 +57,20 @@ def evaluate_files(
 
     Args:
       ground_truth_json: a COCO annotation file.
-      results_json: a COCO results file, a list of {image_id, category_id, score, bbox | segmentation}.
+      results_json: a COCO results file, a list of {image_id, category_id, score, bbox |
+        segmentation}.
       iou_type: "bbox" or "segm".
       max_detections: detections kept per image and class; dense data needs more than COCO's 100.
       evaluator: "faster_coco_eval" or "pycocotools"; the numbers are the same.
 
     Returns:
-      name -> number, named and ordered as in `names`. 0 where nothing was detected, -1 where there is no ground truth.
+      name -> number, named and ordered as in `names`. 0 where nothing was detected, -1 where there
+      is no ground truth.
 
     Raises:
       FileNotFoundError: a file does not exist.
-      ValueError: a file is not what it should be, or names unknown images or categories; an argument is not allowed.
+      ValueError: a file is not what it should be, or names unknown images or categories; an
+        argument is not allowed.
     """
     check_options(iou_type, max_detections, evaluator)
     ground_truth = coco_input.read_json(ground_truth_json, "ground-truth")
@@ -80,7 +87,9 @@ def evaluate(
     max_detections: int = 100,
     evaluator: str = "faster_coco_eval",
 ) -> Metrics:
-    """As `evaluate_files`, on objects in memory (which stay unchanged), with the numbers of each class."""
+    """As `evaluate_files`, on objects in memory (which stay unchanged), with the numbers of each
+    class.
+    """
     check_options(iou_type, max_detections, evaluator)
     truth = coco_input.prepare_ground_truth(ground_truth, iou_type)
     detections = coco_input.prepare_results(results, truth, iou_type)
@@ -106,7 +115,9 @@ def evaluate(
 
 
 def check_options(iou_type: str, max_detections: int, evaluator: str) -> None:
-    """Raises a ValueError for an option that is not allowed; callers use it before they do long work."""
+    """Raises a ValueError for an option that is not allowed; callers use it before they do long
+    work.
+    """
     if iou_type not in coco_input.IOU_TYPES:
         raise ValueError(f"iou_type={iou_type!r}: allowed are {', '.join(coco_input.IOU_TYPES)}.")
     if evaluator not in EVALUATORS:
@@ -117,15 +128,17 @@ def check_options(iou_type: str, max_detections: int, evaluator: str) -> None:
         or max_detections <= 10
     ):
         raise ValueError(
-            f"max_detections={max_detections!r}: it must be a whole number over 10, since recall at 1 and at 10 "
-            "detections are reported beside it (COCO uses 100)."
+            f"max_detections={max_detections!r}: it must be a whole number over 10, since recall at "
+            "1 and at 10 detections is reported beside it (COCO uses 100)."
         )
 
 
 def _twelve(
     precision: np.ndarray, recall: np.ndarray, thresholds: np.ndarray | None
 ) -> list[float]:
-    """precision (T, R, K, A, M) and recall (T, K, A, M) of the evaluators -> the 12 numbers, with the last M."""
+    """precision (T, R, K, A, M) and recall (T, K, A, M) of the evaluators -> the 12 numbers, with
+    the last M.
+    """
 
     def mean(values: np.ndarray) -> float:
         values = values[values > -1]

@@ -1,4 +1,5 @@
-"""Reading and checking what goes into a COCO evaluation, so that bad input is named before a library meets it.
+"""Reading and checking what goes into a COCO evaluation, so that bad input is named before a
+library meets it.
 
 Everything here returns new objects: the caller's dicts and lists are never changed.
 """
@@ -35,11 +36,12 @@ def read_json(path: str | os.PathLike, what: str) -> Any:
 def prepare_ground_truth(ground_truth: Mapping, iou_type: str) -> dict:
     """Checks COCO ground truth and brings it into the one form that both evaluators take.
 
-    Annotation ids are renumbered from 1 (the evaluators take id 0 for "unmatched"), a missing `iscrowd` is 0, and masks
-    become compressed RLE.
+    Annotation ids are renumbered from 1 (the evaluators take id 0 for "unmatched"), a missing
+    `iscrowd` is 0, and masks become compressed RLE.
 
     Raises:
-      ValueError: it is not a COCO dict, or an entry lacks a key or names an unknown image or category.
+      ValueError: it is not a COCO dict, or an entry lacks a key or names an unknown image or
+        category.
     """
     if not isinstance(ground_truth, Mapping):
         raise ValueError(
@@ -84,11 +86,12 @@ def prepare_ground_truth(ground_truth: Mapping, iou_type: str) -> dict:
 def prepare_results(results: Sequence[Mapping], ground_truth: Mapping, iou_type: str) -> dict:
     """Checks COCO results against prepared ground truth and makes a data set of them.
 
-    Only the geometry that is evaluated is kept: a box beside a mask would make COCO's evaluators take the box's area for
-    the mask's, and sort objects into other size classes.
+    Only the geometry that is evaluated is kept: a box beside a mask would make COCO's evaluators
+    take the box's area for the mask's, and sort objects into other size classes.
 
     Raises:
-      ValueError: not a list, a missing key, an unknown image or category id, a number that is not finite.
+      ValueError: not a list, a missing key, an unknown image or category id, a number that is not
+        finite.
     """
     if not isinstance(results, Sequence) or isinstance(results, str | bytes):
         raise ValueError(
@@ -124,13 +127,14 @@ def prepare_results(results: Sequence[Mapping], ground_truth: Mapping, iou_type:
 
 
 def to_rle(segmentation: Any, height: int, width: int) -> dict:
-    """COCO's three ways to write a mask (polygons, uncompressed, compressed RLE) -> compressed RLE of (height, width).
+    """COCO's three ways to write a mask (polygons, uncompressed, compressed RLE) -> compressed RLE
+    of (height, width).
 
     Raises:
       ValueError: it is none of the three, is empty, or belongs to an image of another size.
     """
     if isinstance(segmentation, Sequence) and not isinstance(segmentation, str | bytes):
-        # A part of four numbers would be taken for a box by the library, and no part under three points has an area.
+        # The library would take a part of four numbers for a box; under three points nothing has area.
         parts = [list(part) for part in segmentation if len(part) >= 6]
         if not parts:
             raise ValueError("has no polygon of three or more points")
@@ -139,7 +143,8 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict:
         raise ValueError("is neither a list of polygons nor an RLE dict with `size` and `counts`")
     if tuple(segmentation["size"]) != (height, width):
         raise ValueError(
-            f"is an RLE of size {tuple(segmentation['size'])}, but the image is {(height, width)} (height, width)"
+            f"is an RLE of size {tuple(segmentation['size'])}, but the image is {(height, width)} "
+            "(height, width)"
         )
     counts = segmentation["counts"]
     if isinstance(counts, str | bytes):
@@ -189,7 +194,8 @@ def _require(entry: Any, keys: tuple[str, ...], what: str) -> None:
 def _check_ids(entry: Mapping, images: Mapping, categories: Mapping, what: str) -> None:
     if entry["image_id"] not in images:
         raise ValueError(
-            f"Unknown image id {entry['image_id']!r} in {what}: it is none of the ground truth's {len(images)} images."
+            f"Unknown image id {entry['image_id']!r} in {what}: it is none of the ground truth's "
+            f"{len(images)} images."
         )
     if entry["category_id"] not in categories:
         known = ", ".join(map(str, list(categories)[:20])) + (

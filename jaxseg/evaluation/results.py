@@ -1,8 +1,9 @@
 """Detections in network pixels -> COCO results in the pixels of the original images.
 
-A mask is a small grid of probabilities over its box. It is pasted with continuous coordinates (bilinear between cell
-centres, zero outside, the semantics of Detectron2's `grid_sample`), one mask at a time and only on the pixels that its
-box reaches, and goes straight into run lengths: no full-size mask is ever made.
+A mask is a small grid of probabilities over its box. It is pasted with continuous coordinates
+(bilinear between cell centres, zero outside, the semantics of Detectron2's `grid_sample`), one mask
+at a time and only on the pixels that its box reaches, and goes straight into run lengths: no
+full-size mask is ever made.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ def detections_to_results(
       mask_threshold: pixels with at least this probability belong to the object.
 
     Returns:
-      One dict a detection: image_id, category_id, score, bbox (x, y, width, height; clipped to the image) and
-      segmentation (compressed RLE, str). Boxes that have no area within the image are left out.
+      One dict a detection: image_id, category_id, score, bbox (x, y, width, height; clipped to the
+      image) and segmentation (compressed RLE, str). Boxes that have no area within the image are
+      left out.
     """
     results = []
     for b, image_id in enumerate(np.asarray(image_ids).tolist()):
@@ -69,7 +71,9 @@ def image_results(
     category_ids: Sequence[int],
     mask_threshold: float = 0.5,
 ) -> list[dict]:
-    """The results of one image: boxes (D, 4), scores (D,), classes (D,), masks (D, h, w), all of them valid."""
+    """The results of one image: boxes (D, 4), scores (D,), classes (D,), masks (D, h, w), all of
+    them valid.
+    """
     size = (int(original_size[0]), int(original_size[1]))
     boxes = to_original(boxes, image_size, size)
     clipped = clip(boxes, size)
@@ -92,7 +96,9 @@ def image_results(
 def to_original(
     boxes: np.ndarray, image_size: Sequence[float], original_size: Sequence[int]
 ) -> np.ndarray:
-    """Boxes (.., 4) xyxy of the resized image -> of the original image, float64. Sizes are (height, width)."""
+    """Boxes (.., 4) xyxy of the resized image -> of the original image, float64. Sizes are (height,
+    width).
+    """
     scale_y, scale_x = np.asarray(original_size, np.float64) / np.asarray(image_size, np.float64)
     return np.asarray(boxes, np.float64) * (scale_x, scale_y, scale_x, scale_y)
 
@@ -114,7 +120,8 @@ def paste_region(
       threshold: in (0, 1].
 
     Returns:
-      x, y of the region's first pixel, and the region's mask (width, height), transposed because RLE runs down columns.
+      x, y of the region's first pixel, and the region's mask (width, height), transposed because
+      RLE runs down columns.
     """
     x0, y0, x1, y1 = np.asarray(box, np.float64).tolist()
     rows, across = probabilities.shape
@@ -124,7 +131,9 @@ def paste_region(
 
 
 def _axis(low: float, high: float, cells: int, limit: int) -> tuple[int, np.ndarray]:
-    """First pixel and bilinear weights (pixels, cells) of one axis; a cell's weight falls to 0 at the next cell's centre."""
+    """First pixel and bilinear weights (pixels, cells) of one axis; a cell's weight falls to 0 at
+    the next cell's centre.
+    """
     step = (high - low) / cells
     if not (step > 0 and np.isfinite(step)):
         return 0, np.zeros((0, cells), np.float32)
@@ -143,7 +152,9 @@ def paste_rle(
 
 
 def region_rle(x: int, y: int, region: np.ndarray, size: tuple[int, int]) -> dict:
-    """A mask (width, height) whose first pixel is (x, y), as the compressed RLE of an image of (height, width)."""
+    """A mask (width, height) whose first pixel is (x, y), as the compressed RLE of an image of
+    (height, width).
+    """
     height, width = size
     columns, rows = region.shape
     padded = np.zeros(columns * (rows + 1) + 1, bool)  # a gap after each column ends its last run

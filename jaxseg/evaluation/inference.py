@@ -1,0 +1,195 @@
+"""Runs a detector over images and evaluates it; pasting masks overlaps with the work of the device."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from rich import progress as rich_progress
+
+from jaxseg.data import pipeline
+from jaxseg.evaluation import coco
+from jaxseg.evaluation.report import Report
+from jaxseg.evaluation.results import detections_to_results
+from jaxseg.structures import Batch, Detections
+
+
+def run(
+    detect: Callable[[Batch], Detections],
+    batches: Iterable[pipeline.HostBatch],
+    categories: Sequence[Any],
+    *,
+    mask_threshold: float = 0.5,
+    workers: int = 2,
+    advance: Callable[[int], None] | None = None,
+) -> list[dict]:
+    """Detects in all batches and returns the COCO results in the order of the images.
+
+    Args:
+      detect: a jitted function; it is called without waiting, so that the device has its next batch
+        while threads bring the last one to the host and paste its masks.
+      batches: `HostBatch`es, e.g. of `jaxseg.data.pipeline.eval_batches`.
+      categories: the data set's categories in the order of the class indices; `id` is used.
+      mask_threshold: pixels with at least this probability belong to an object.
+      workers: threads that paste; as many batches wait at most.
+      advance: called with the number of images after each batch that is done.
+
+    Returns:
+      COCO result dicts, see `results.detections_to_results`.
+    """
+    category_ids = [category.id for category in categories]
+
+    def finish(host_batch, detections) -> tuple[int, list[dict]]:
+        found = detections_to_results(
+            jax.device_get(detections),
+            host_batch.image_ids,
+            host_batch.batch.image_size,
+            host_batch.original_size,
+            category_ids,
+            mask_threshold=mask_threshold,
+        )
+        return int(np.count_nonzero(host_batch.image_ids >= 0)), found
+
+    results: list[dict] = []
+
+    def collect(future) -> None:
+        images, found = future.result()
+        results.extend(found)
+        if advance is not None:
+            advance(images)
+
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="paste")
+    pending: deque = deque()
+    try:
+        for host_batch in batches:
+            pending.append(pool.submit(finish, host_batch, detect(host_batch.batch)))
+            if len(pending) > workers:
+                collect(pending.popleft())
+        while pending:
+            collect(pending.popleft())
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return results
+
+
+def evaluate_source(
+    detect: Callable[[Batch], Detections],
+    source: Any,
+    config: ConfigDict,
+    *,
+    categories: Sequence[Any] | None = None,
+    split: str | None = None,
+    progress: bool = True,
+) -> Report:
+    """Detects in a whole source and measures box and mask AP if it is annotated.
+
+    Args:
+      detect: as in `run`.
+      source: a `jaxseg.data` source.
+      config: the whole config; `eval` and `model.test.mask_threshold` are used here.
+      categories: as in `run`, where the model's class indices are not in the source's order.
+      split: the name that the report gives to the source; default `config.eval.split`.
+      progress: shows a bar with the time left on the console.
+
+    Returns:
+      A Report. Images of the source that no batch held (they could not be read) are counted in
+      `report.skipped`; their objects count as missed.
+
+    Raises:
+      ValueError: an option of `config.eval` is not allowed (before anything is run).
+    """
+    options = dict(max_detections=config.eval.max_detections, evaluator=config.eval.evaluator)
+    coco.check_options("bbox", **options)
+    source = first(source, config.eval.max_images)
+    skipped = dict(source.problems.counts)
+    seen: set[int] = set()
+    start = time.perf_counter()
+    with (
+        contextlib.closing(
+            pipeline.eval_batches(config, source, batch_size=config.eval.batch_size)
+        ) as batches,
+        _bar(len(source), progress) as advance,
+    ):
+        results = run(
+            detect,
+            _recording(batches, seen),
+            source.categories if categories is None else categories,
+            mask_threshold=config.model.test.mask_threshold,
+            advance=advance,
+        )
+    seconds = time.perf_counter() - start
+    unread = len({info.id for info in source.infos} - seen)
+    if unread:
+        skipped["images that could not be read"] = unread
+    report = Report(
+        split=split or config.eval.split,
+        images=len(seen),
+        seconds=seconds,
+        skipped=skipped,
+        results=results,
+    )
+    if source.annotated:
+        truth = source.coco()
+        report.box = coco.evaluate(truth, results, "bbox", **options)
+        report.mask = coco.evaluate(truth, results, "segm", **options)
+        report.count_objects(truth)
+    return report
+
+
+def first(source: Any, count: int) -> Any:
+    """The first `count` images of a source as a source; 0 means all of them."""
+    return source if not count or count >= len(source) else _First(source, count)
+
+
+class _First:
+    """See `first`. What is not redefined here is the source's own."""
+
+    def __init__(self, source: Any, count: int):
+        self._source = source
+        self.infos = source.infos[:count]
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_source":  # not there yet while a worker unpickles this
+            raise AttributeError(name)
+        return getattr(self._source, name)
+
+    def coco(self) -> dict:
+        truth = self._source.coco()
+        ids = {info.id for info in self.infos}
+        return {
+            **truth,
+            "images": [image for image in truth["images"] if image["id"] in ids],
+            "annotations": [a for a in truth["annotations"] if a["image_id"] in ids],
+        }
+
+
+def _recording(batches: Iterable, seen: set[int]) -> Iterator:
+    for host_batch in batches:
+        seen.update(int(i) for i in host_batch.image_ids if i >= 0)
+        yield host_batch
+
+
+@contextlib.contextmanager
+def _bar(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
+    columns = (
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.MofNCompleteColumn(),
+        rich_progress.TextColumn("images"),
+        rich_progress.TimeElapsedColumn(),
+        rich_progress.TextColumn("left:"),
+        rich_progress.TimeRemainingColumn(),
+    )
+    with rich_progress.Progress(*columns, disable=not shown, transient=True) as bar:
+        task = bar.add_task("Detecting", total=total)
+        yield lambda images: bar.advance(task, images)

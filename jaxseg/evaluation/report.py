@@ -1,0 +1,140 @@
+"""What an evaluation says, as a console table, Markdown and JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import tempfile
+from collections import Counter
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from jaxseg.evaluation.coco import Metrics
+
+_CLASS_COLUMNS = ("AP", "AP50", "AP75")
+
+
+@dataclasses.dataclass
+class Report:
+    """The outcome of one evaluation. `box` and `mask` are None for a split without annotations."""
+
+    split: str
+    images: int  # that were run
+    seconds: float  # for detecting and pasting, without the evaluation of the results
+    skipped: dict[str, int] = dataclasses.field(default_factory=dict)  # what was left out: how many
+    results: list[dict] = dataclasses.field(default_factory=list)  # COCO results
+    box: Metrics | None = None
+    mask: Metrics | None = None
+    objects: dict[str, int] = dataclasses.field(default_factory=dict)  # class: how many, no crowds
+
+    def count_objects(self, ground_truth: dict) -> None:
+        """Notes how many objects each class has in a COCO ground truth."""
+        count = Counter(
+            a["category_id"] for a in ground_truth["annotations"] if not a.get("iscrowd", 0)
+        )
+        ids = [category["id"] for category in ground_truth["categories"]]
+        assert self.box is not None
+        self.objects = {name: count[i] for name, i in zip(self.box.per_class, ids, strict=True)}
+
+    @property
+    def headline(self) -> str:
+        """One line: what was run, how fast, and the two APs."""
+        line = (
+            f"{self.split}: {self.images} images, {len(self.results)} detections, "
+            f"{self.images / max(self.seconds, 1e-9):.1f} images/s"
+        )
+        if self.box and self.mask:
+            line += f", box AP {self.box.summary['AP']:.3f}, mask AP {self.mask.summary['AP']:.3f}"
+        return line
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the results, ready for JSON."""
+        kinds = {kind: getattr(self, kind) for kind in ("box", "mask")}
+        return {
+            "split": self.split,
+            "images": self.images,
+            "detections": len(self.results),
+            "seconds": self.seconds,
+            "skipped": self.skipped,
+            "objects": self.objects,
+            **{
+                kind: m and dict(summary=m.summary, per_class=m.per_class)
+                for kind, m in kinds.items()
+            },
+        }
+
+    def print(self, console: Console | None = None) -> None:
+        """Prints the headline, what was skipped, and the tables."""
+        console = console or Console()
+        console.print(self.headline, highlight=False)
+        for name, count in self.skipped.items():
+            console.print(f"skipped: {count} {name}", style="yellow", highlight=False)
+        for title, header, rows in self._tables():
+            table = Table(title=title)
+            for i, column in enumerate(header):
+                table.add_column(column, justify="left" if i == 0 else "right")
+            for row in rows:
+                table.add_row(*row)
+            console.print(table)
+
+    def markdown(self) -> str:
+        """The same as `print`, as Markdown."""
+        parts = [self.headline, *(f"skipped: {n} {name}" for name, n in self.skipped.items())]
+        for title, header, rows in self._tables():
+            align = ["---"] + ["---:"] * (len(header) - 1)
+            lines = ["| " + " | ".join(row) + " |" for row in (header, align, *rows)]
+            parts += [f"**{title}**", "\n".join(lines)]
+        return "\n\n".join(parts) + "\n"
+
+    def save(self, folder: str | os.PathLike) -> dict[str, pathlib.Path]:
+        """Writes results.json (COCO results), metrics.json and metrics.md into `folder`.
+
+        Without annotations only results.json is written. Each file appears whole or not at all.
+        """
+        folder = pathlib.Path(folder)
+        files = {"results": folder / "results.json"}
+        write_text(files["results"], json.dumps(self.results))
+        if self.box:
+            files |= {"metrics": folder / "metrics.json", "table": folder / "metrics.md"}
+            write_text(files["metrics"], json.dumps(self.to_dict(), indent=1))
+            write_text(files["table"], self.markdown())
+        return files
+
+    def _tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+        if not (self.box and self.mask):
+            return []
+        box, mask = self.box, self.mask
+        rows = [[k, _number(box.summary[k]), _number(mask.summary[k])] for k in box.summary]
+        tables = [(f"COCO metrics on {self.split}", ["", "box", "mask"], rows)]
+        header = ["class", "objects"]
+        header += [f"{kind} {key}" for kind in ("box", "mask") for key in _CLASS_COLUMNS]
+        rows = [
+            [name, str(self.objects.get(name, ""))]
+            + [_number(m.per_class[name][key]) for m in (box, mask) for key in _CLASS_COLUMNS]
+            for name in box.per_class
+        ]
+        tables.append((f"Per class on {self.split}", header, rows))
+        return tables
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a file so that a reader finds the old or the new one, never a part; makes its folder."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _number(value: float) -> str:
+    return "-" if value < 0 else f"{value:.3f}"
