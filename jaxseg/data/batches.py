@@ -1,0 +1,159 @@
+"""Assembling a planned batch from its images. This runs in the workers: NumPy and OpenCV only."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxseg.data import entries, geometry, plan, source
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What of `config.data` shapes a batch; plain values, cheap to send to a worker."""
+
+    buckets: tuple[tuple[int, int], ...]
+    resize: Any
+    eval_resize: Any
+    flip: float
+    max_instances: int
+    max_crowds: int
+    mask_crop_size: int
+
+    @classmethod
+    def of(cls, data: Any) -> Options:
+        values = {field.name: data[field.name] for field in dataclasses.fields(cls)}
+        return cls(**values | {"buckets": tuple(tuple(bucket) for bucket in data.buckets)})
+
+
+class Train:
+    """Random access to the training batches of `steps`, each a dictionary of arrays, in this host's slice."""
+
+    def __init__(
+        self,
+        source_: source.Source,
+        options: Options,
+        seed: int,
+        members: np.ndarray,
+        train_plan: plan.TrainPlan,
+        steps: range,
+        host: tuple[int, int],
+    ):
+        self._source, self._options, self._seed = source_, options, seed
+        self._members, self._plan, self._steps, self._host = members, train_plan, steps, host
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        epoch, planned = self._plan.batch_at(self._steps[index])
+        planned = planned.slice(*self._host)
+        bucket = self._options.buckets[planned.bucket]
+        out = _blank(len(planned.images), bucket, self._options, targets=True)
+        problems: list[tuple[str, str]] = []
+        for slot, position in enumerate(planned.images):
+            image = int(self._members[position])
+            info = self._source.infos[image]
+            rng = plan.image_rng(self._seed, epoch, info.id, int(planned.repeats[slot]))
+            place = geometry.draw(
+                self._options.resize, self._options.flip, (info.height, info.width), bucket, rng
+            )
+            if _put_image(out, slot, self._source, image, place, problems):
+                objects = entries.make_objects(
+                    self._source.instances(image),
+                    place,
+                    max_instances=self._options.max_instances,
+                    max_crowds=self._options.max_crowds,
+                    mask_crop_size=self._options.mask_crop_size,
+                )
+                _put_objects(out, slot, objects)
+        return {**out, "problems": json.dumps(problems)}
+
+
+class Eval:
+    """Random access to evaluation batches, each a dictionary of arrays without targets, in this host's slice."""
+
+    def __init__(
+        self,
+        source_: source.Source,
+        options: Options,
+        batches: Sequence[plan.Planned],
+        host: tuple[int, int],
+    ):
+        self._source, self._options, self._batches, self._host = source_, options, batches, host
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        planned = self._batches[index].slice(*self._host)
+        bucket = self._options.buckets[planned.bucket]
+        out = _blank(len(planned.images), bucket, self._options, targets=False)
+        problems: list[tuple[str, str]] = []
+        for slot, image in enumerate(map(int, planned.images)):
+            if image >= 0:
+                info = self._source.infos[image]
+                place = geometry.fixed(self._options.eval_resize, (info.height, info.width), bucket)
+                _put_image(out, slot, self._source, image, place, problems)
+        return {**out, "problems": json.dumps(problems)}
+
+
+def _blank(
+    count: int, bucket: tuple[int, int], options: Options, *, targets: bool
+) -> dict[str, np.ndarray]:
+    out = {
+        "images": np.zeros((count, *bucket, 3), np.uint8),
+        "image_size": np.tile(np.array(bucket, np.float32), (count, 1)),
+        "valid": np.zeros(count, bool),
+        "image_ids": np.full(count, -1, np.int64),
+        "original_size": np.tile(np.array(bucket, np.int32), (count, 1)),
+    }
+    if targets:
+        n, m, s = options.max_instances, options.max_crowds, options.mask_crop_size
+        out |= {
+            "boxes": np.zeros((count, n, 4), np.float32),
+            "classes": np.zeros((count, n), np.int32),
+            "object_valid": np.zeros((count, n), bool),
+            "masks": np.zeros((count, n, s, s // 8), np.uint8),
+            "crowd_boxes": np.zeros((count, m, 4), np.float32),
+            "crowd_valid": np.zeros((count, m), bool),
+        }
+    return out
+
+
+def _put_image(
+    out: dict[str, np.ndarray],
+    slot: int,
+    source_: source.Source,
+    index: int,
+    place: geometry.Geometry,
+    problems: list[tuple[str, str]],
+) -> bool:
+    """Puts an image into its slot. One that cannot be read leaves the slot invalid, and False is returned."""
+    info = source_.infos[index]
+    out["image_ids"][slot] = info.id
+    out["original_size"][slot] = info.height, info.width
+    try:
+        image = source_.image(index)
+    except source.ImageError as error:
+        problems.append((error.reason, error.path))
+        return False
+    height, width = place.size
+    out["images"][slot, :height, :width] = place.image(image)
+    out["image_size"][slot] = place.size
+    out["valid"][slot] = True
+    return True
+
+
+def _put_objects(out: dict[str, np.ndarray], slot: int, objects: entries.Objects) -> None:
+    n, m = len(objects.boxes), len(objects.crowd_boxes)
+    out["boxes"][slot, :n] = objects.boxes
+    out["classes"][slot, :n] = objects.classes
+    out["object_valid"][slot, :n] = True
+    out["masks"][slot, :n] = objects.masks
+    out["crowd_boxes"][slot, :m] = objects.crowd_boxes
+    out["crowd_valid"][slot, :m] = True

@@ -1,0 +1,245 @@
+"""Reading and checking COCO annotation files: clear errors, and one normal form for objects."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as mask_utils
+
+from jaxseg.data import problems as problems_lib
+from jaxseg.data import source
+
+_IMAGE_KEYS = ("id", "file_name", "height", "width")
+
+
+def load(path: str) -> dict[str, Any]:
+    """Loads a COCO annotation file and checks its outer form.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: not JSON, not COCO (the message says which key is missing and what was found), ids that are
+        missing, no integers or used twice, annotations that refer to unknown images or categories.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"Annotation file {path} does not exist. Set data.root and data.<split>.annotations."
+        )
+    try:
+        with open(path, encoding="utf-8") as file:
+            data = json.load(file)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a JSON file: {error}.") from None
+    if not isinstance(data, dict):
+        hint = " It looks like a results file." if isinstance(data, list) else ""
+        raise ValueError(
+            f"{path} is not a COCO annotation file: the top is a {type(data).__name__}, not an object.{hint}"
+        )
+    for key in ("images", "categories"):
+        _check_list(path, data, key)
+    if "annotations" in data:
+        _check_list(path, data, "annotations")
+    _check_entries(path, "image", data["images"], _IMAGE_KEYS)
+    _check_entries(path, "category", data["categories"], ("id", "name"))
+    _check_sizes(path, data["images"])
+    _check_references(path, data)
+    return data
+
+
+def _check_list(path: str, data: Mapping[str, Any], key: str) -> None:
+    if key not in data:
+        found = ", ".join(sorted(map(str, data))) or "nothing"
+        raise ValueError(f"{path} is not a COCO annotation file: no key {key!r}; found {found}.")
+    if not isinstance(data[key], list) or not all(isinstance(e, dict) for e in data[key]):
+        raise ValueError(
+            f"{path} is not a COCO annotation file: {key!r} must be a list of objects."
+        )
+
+
+def _check_entries(
+    path: str, kind: str, entries: Sequence[Mapping[str, Any]], keys: Sequence[str]
+) -> None:
+    seen = set()
+    for position, entry in enumerate(entries):
+        for key in keys:
+            if entry.get(key) is None:
+                raise ValueError(
+                    f"{path}: {kind} number {position} (id {entry.get('id')}) has no {key!r}; "
+                    f"found {', '.join(sorted(entry))}."
+                )
+        if not _is_integer(entry["id"]):
+            raise ValueError(
+                f"{path}: {kind} id {entry['id']!r} is no integer; number the {kind} entries."
+            )
+        if entry["id"] in seen:
+            raise ValueError(f"{path}: {kind} id {entry['id']} is used twice; ids must be unique.")
+        seen.add(entry["id"])
+    if kind == "category" and not entries:
+        raise ValueError(f"{path}: 'categories' is empty; at least one class is needed.")
+
+
+def _check_sizes(path: str, images: Sequence[Mapping[str, Any]]) -> None:
+    for entry in images:
+        for key in ("height", "width"):
+            if not _is_integer(entry[key]) or entry[key] < 1:
+                raise ValueError(
+                    f"{path}: image {entry['id']} has {key} {entry[key]!r}; a positive integer is needed."
+                )
+
+
+def _check_references(path: str, data: Mapping[str, Any]) -> None:
+    known = {
+        "image_id": ("images", {e["id"] for e in data["images"]}),
+        "category_id": ("categories", {e["id"] for e in data["categories"]}),
+    }
+    for position, annotation in enumerate(data.get("annotations", ())):
+        for key, (where, ids) in known.items():
+            value = annotation.get(key)
+            if not _is_integer(value) or value not in ids:
+                raise ValueError(
+                    f"{path}: annotation {annotation.get('id', f'number {position}')} has {key} {value!r}, "
+                    f"which is not among the {len(ids)} ids of {where!r} ({_shown(ids)}). "
+                    f"Add the entry to {where!r} or remove the annotation."
+                )
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _shown(ids: set[int]) -> str:
+    first = sorted(ids)[:8]
+    return ", ".join(map(str, first)) + (", ..." if len(ids) > len(first) else "")
+
+
+def categories(data: Mapping[str, Any]) -> tuple[source.Category, ...]:
+    """The classes in the order of their ids; a class's index is its position here."""
+    entries = sorted(data["categories"], key=lambda entry: entry["id"])
+    return tuple(source.Category(entry["id"], str(entry["name"])) for entry in entries)
+
+
+def normal_form(
+    annotation: Mapping[str, Any],
+    height: int,
+    width: int,
+    class_index: int,
+    problems: problems_lib.Problems,
+) -> source.Instance | None:
+    """Turns a COCO annotation into an Instance, or counts in `problems` why it cannot be used.
+
+    A missing box or area is taken from the segmentation; a box is clipped to the image.
+    """
+    crowd = bool(annotation.get("iscrowd", 0))
+    name = f"annotation {annotation.get('id', '?')} of image {annotation['image_id']}"
+    segmentation, fault = _segmentation(annotation.get("segmentation"), height, width)
+    box = annotation.get("bbox")
+    if segmentation is None and (not crowd or box is None):
+        problems.add(fault, name)
+        return None
+    box, fault = _box(_extent(segmentation) if box is None else box, height, width)
+    if box is None:
+        problems.add(fault, name)
+        return None
+    area = annotation.get("area")
+    if not _is_number(area) or not area > 0:
+        area = _area(segmentation) if segmentation is not None else np.prod(box[2:] - box[:2])
+    if not area > 0:
+        problems.add("object without area", name)
+        return None
+    return source.Instance(class_index, box, segmentation, float(area), crowd)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _box(xywh: Any, height: int, width: int) -> tuple[np.ndarray | None, str]:
+    try:
+        x, y, w, h = map(float, xywh)
+    except (TypeError, ValueError):
+        return None, "object whose box is not four numbers"
+    if not all(map(math.isfinite, (x, y, w, h))):
+        return None, "object whose box is not finite"
+    if w <= 0 or h <= 0:
+        return None, "object whose box has no area"
+    left, top, right, bottom = max(x, 0.0), max(y, 0.0), min(x + w, width), min(y + h, height)
+    if right <= left or bottom <= top:
+        return None, "object whose box is outside of its image"
+    return np.array((left, top, right, bottom), np.float32), ""
+
+
+def _segmentation(value: Any, height: int, width: int) -> tuple[Any, str]:
+    if isinstance(value, dict):
+        return _rle(value, height, width)
+    if not isinstance(value, list) or not value:
+        return None, "object without segmentation"
+    parts = []
+    for polygon in value:
+        try:
+            points = np.asarray(polygon, np.float32)
+        except (TypeError, ValueError):
+            return None, "object whose polygon is not a list of numbers"
+        if points.ndim != 1 or points.size % 2:
+            return None, "object whose polygon is not a list of numbers x0, y0, x1, y1, ..."
+        if not np.isfinite(points).all():
+            return None, "object whose polygon is not finite"
+        if points.size >= 6:  # a point or a line has no area
+            parts.append(points)
+    return (tuple(parts), "") if parts else (None, "object whose polygons have no area")
+
+
+def _rle(value: Mapping[str, Any], height: int, width: int) -> tuple[Any, str]:
+    counts, size = value.get("counts"), value.get("size")
+    if size != [height, width]:
+        return None, "object whose RLE is of another size than its image"
+    try:
+        if isinstance(counts, list):
+            if sum(counts) != height * width or min(counts) < 0:
+                return None, "object whose RLE does not cover its image"
+            return mask_utils.frPyObjects({"counts": counts, "size": size}, height, width), ""
+        counts = counts.encode("ascii")
+        if not _valid_counts(counts, height * width):
+            return None, "object whose RLE does not cover its image"
+    except (AttributeError, TypeError, ValueError):
+        return None, "object whose RLE is not readable"
+    return {"size": [height, width], "counts": counts}, ""
+
+
+def _valid_counts(counts: bytes, pixels: int) -> bool:
+    """Whether a compressed RLE covers exactly its image: pycocotools itself does not check, and would crash."""
+    values = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    if not values.size or (values < 0).any() or (values > 63).any() or values[-1] & 32:
+        return False
+    ends = np.flatnonzero((values & 32) == 0)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    shifts = 5 * (np.arange(values.size) - np.repeat(starts, ends - starts + 1))
+    if shifts.max() > 30:
+        return False
+    runs = np.add.reduceat((values & 31) << shifts, starts)
+    negative = (values[ends] & 16) != 0
+    runs -= np.where(negative, 32 << shifts[ends], 0)
+    runs[1::2] = np.cumsum(runs[1::2])  # from the third on, differences to the run before the last
+    runs[2::2] = np.cumsum(runs[2::2])
+    return bool((runs >= 0).all() and runs.sum() == pixels)
+
+
+def _extent(segmentation: Any) -> Any:
+    if isinstance(segmentation, dict):
+        return mask_utils.toBbox(segmentation)
+    points = np.concatenate(segmentation).reshape(-1, 2)
+    low, high = points.min(0), points.max(0)
+    return (*low, *(high - low))
+
+
+def _area(segmentation: Any) -> float:
+    if isinstance(segmentation, dict):
+        return float(mask_utils.area(segmentation))
+    total = 0.0
+    for polygon in segmentation:
+        x, y = polygon.reshape(-1, 2).astype(np.float64).T
+        total += abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
+    return total

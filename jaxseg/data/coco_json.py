@@ -1,0 +1,175 @@
+"""The source `coco_json`: any data set in COCO's format, a folder of images and a JSON file."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from absl import logging
+from jaxtyping import UInt8
+
+from jaxseg.data import coco_format, images, source
+from jaxseg.data import problems as problems_lib
+
+
+class CocoJson:
+    """A COCO-format data set, see `source.Source`.
+
+    Annotations are held in a few flat arrays: a worker process gets its copy cheaply, and the memory does not
+    grow with Python's object counts.
+
+    Images whose file is missing and objects that cannot be used are left out, counted in `problems` and told in
+    one warning.
+
+    Args:
+      annotations: path of the JSON file.
+      folder: where the `file_name`s are.
+
+    Raises:
+      FileNotFoundError: no such JSON file or folder.
+      ValueError: see `coco_format.load`; or not one of the images exists.
+    """
+
+    def __init__(self, annotations: str, folder: str):
+        data = coco_format.load(annotations)
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(
+                f"Image folder {folder} does not exist. Set data.root and data.<split>.images."
+            )
+        self.path, self.folder = annotations, folder
+        self.categories = coco_format.categories(data)
+        self.annotated = "annotations" in data
+        self.problems = problems_lib.Problems()
+        entries = self._existing(data["images"])
+        groups = _group(data.get("annotations", ()), entries, self.categories, self.problems)
+        self._store = _Store([[item for item, _ in group] for group in groups])
+        self.infos = tuple(
+            source.ImageInfo(
+                e["id"],
+                e["file_name"],
+                e["height"],
+                e["width"],
+                sum(not i.crowd for i, _ in group),
+            )
+            for e, group in zip(entries, groups, strict=True)
+        )
+        if self.problems.total():
+            logging.warning("%s: skipped %s", self.path, self.problems.summary())
+
+    def _existing(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        found = []
+        for entry in entries:
+            if os.path.isfile(os.path.join(self.folder, entry["file_name"])):
+                found.append(entry)
+            else:
+                self.problems.add("image file is missing", entry["file_name"])
+        if entries and not found:
+            raise ValueError(
+                f"None of the {len(entries)} images of {self.path} is in {self.folder} "
+                f"(the first should be {entries[0]['file_name']}). Set data.<split>.images."
+            )
+        return found
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        info = self.infos[index]
+        return images.read(os.path.join(self.folder, info.file_name), (info.height, info.width))
+
+    def instances(self, index: int) -> list[source.Instance]:
+        return self._store.load(index, self.infos[index])
+
+    def coco(self) -> dict[str, Any]:
+        """The JSON file's content without what was skipped; missing ids, boxes and areas are filled in."""
+        data = coco_format.load(self.path)
+        kept = {info.id for info in self.infos}
+        entries = [entry for entry in data["images"] if entry["id"] in kept]
+        annotations = []
+        groups = _group(
+            data.get("annotations", ()), entries, self.categories, problems_lib.Problems()
+        )
+        for group in groups:
+            for item, original in group:
+                x0, y0, x1, y1 = map(float, item.box)
+                defaults = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": item.area, "iscrowd": 0}
+                given = {key: value for key, value in original.items() if value is not None}
+                annotations.append(defaults | given)
+        ids = [annotation.get("id") for annotation in annotations]
+        # The evaluators take the id 0 for "no match" and mix up objects that share one.
+        if len(set(ids)) < len(ids) or not all(type(i) is int and i > 0 for i in ids):
+            for number, annotation in enumerate(annotations, 1):
+                annotation["id"] = number
+        return {**data, "images": entries, "annotations": annotations}
+
+
+def _group(annotations, entries, categories, problems):
+    """Usable objects of each image entry, as (Instance, original annotation), in the file's order."""
+    position = {entry["id"]: i for i, entry in enumerate(entries)}
+    class_index = {category.id: i for i, category in enumerate(categories)}
+    groups: list[list[tuple[source.Instance, dict[str, Any]]]] = [[] for _ in entries]
+    for annotation in annotations:
+        image = position.get(annotation["image_id"])
+        if image is None:  # its file is missing
+            continue
+        entry = entries[image]
+        item = coco_format.normal_form(
+            annotation,
+            entry["height"],
+            entry["width"],
+            class_index[annotation["category_id"]],
+            problems,
+        )
+        if item is not None:
+            groups[image].append((item, annotation))
+    return groups
+
+
+class _Store:
+    """Instances of all images in flat arrays; segmentations as bytes, one after another."""
+
+    def __init__(self, groups: list[list[source.Instance]]):
+        items = [item for group in groups for item in group]
+        self._first = np.cumsum([0] + [len(group) for group in groups])
+        self._classes = np.array([item.class_index for item in items], np.int32)
+        self._boxes = np.array([item.box for item in items], np.float32).reshape(-1, 4)
+        self._areas = np.array([item.area for item in items], np.float32)
+        self._crowd = np.array([item.crowd for item in items], bool)
+        blobs = [_encode(item) for item in items]
+        self._offsets = np.cumsum([0] + [len(blob) for blob in blobs])
+        self._blob = b"".join(blobs)
+
+    def load(self, index: int, info: source.ImageInfo) -> list[source.Instance]:
+        return [
+            source.Instance(
+                int(self._classes[i]),
+                self._boxes[i].copy(),
+                self._decode(i, info),
+                float(self._areas[i]),
+                bool(self._crowd[i]),
+            )
+            for i in range(self._first[index], self._first[index + 1])
+        ]
+
+    def _decode(self, i: int, info: source.ImageInfo) -> Any:
+        start, end = int(self._offsets[i]), int(self._offsets[i + 1])
+        if start == end:
+            return None
+        (parts,) = np.frombuffer(self._blob, np.int32, 1, start)
+        if parts < 0:
+            return {"size": [info.height, info.width], "counts": self._blob[start + 4 : end]}
+        lengths = np.frombuffer(self._blob, np.int32, parts, start + 4)
+        points = np.frombuffer(self._blob, np.float32, lengths.sum(), start + 4 + 4 * parts)
+        return tuple(np.split(points, np.cumsum(lengths)[:-1]))
+
+
+def _encode(item: source.Instance) -> bytes:
+    """int32 number of polygons, their lengths, float32 coordinates; or int32 -1 and an RLE's counts."""
+    if item.crowd:  # crowds are boxes to us
+        return b""
+    if isinstance(item.segmentation, dict):
+        return np.int32(-1).tobytes() + item.segmentation["counts"]
+    lengths = [len(item.segmentation), *(polygon.size for polygon in item.segmentation)]
+    points = np.concatenate(item.segmentation)
+    return np.array(lengths, np.int32).tobytes() + points.astype(np.float32).tobytes()

@@ -1,0 +1,221 @@
+"""Batches for training and evaluation: grain executes the plan, in this process or in workers."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import numpy as np
+from absl import logging
+from jaxtyping import Int
+
+from jaxseg.data import batches as batches_lib
+from jaxseg.data import geometry, plan, source, workers
+from jaxseg.data import problems as problems_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class HostBatch:
+    """This host's part of a global batch, and where it came from."""
+
+    batch: Any  # structures.Batch of NumPy arrays; targets is None in evaluation
+    image_ids: Int[np.ndarray, "B"]  # int64; -1: an entry that only fills up the batch
+    original_size: Int[np.ndarray, "B 2"]  # int32 (height, width) as the annotations say
+    problems: tuple[tuple[str, str], ...] = ()  # (reason, file) of images that could not be read
+
+
+class Batches(Iterator[HostBatch]):
+    """An iterator of HostBatch with workers behind it; close it, or use it in a `with` statement.
+
+    The workers start at once, so that they are ready when the model is compiled. `problems` counts images that
+    could not be read: each has its place in the batch with `valid` False.
+    """
+
+    def __init__(self, dataset: grain.MapDataset, data: Any):
+        self.problems = problems_lib.Problems()
+        self._length = len(dataset)
+        self._iterator = workers.iterate(dataset, data.workers, data.prefetch)
+        self._first: collections.deque[Any] = collections.deque()
+        self._starter = None
+        if data.workers and self._length:
+            self._starter = threading.Thread(target=self._start, daemon=True)
+            self._starter.start()
+
+    def _start(self) -> None:
+        try:
+            self._first.append(next(self._iterator))
+        except BaseException as error:  # raised where the batch is asked for
+            self._first.append(error)
+
+    def __len__(self) -> int:
+        """The number of batches, from the first on."""
+        return self._length
+
+    def __next__(self) -> HostBatch:
+        if self._starter is not None:
+            self._starter.join()
+            self._starter = None
+        raw = self._first.popleft() if self._first else next(self._iterator)
+        if isinstance(raw, BaseException):
+            raise raw
+        # Own memory instead of a worker's: shared memory is freed at once, whatever becomes of the batch.
+        return self._host_batch({k: np.array(v) if k != "problems" else v for k, v in raw.items()})
+
+    def _host_batch(self, raw: dict[str, Any]) -> HostBatch:
+        from jaxseg import structures  # here, so that workers need no flax
+
+        problems = tuple(map(tuple, json.loads(raw["problems"])))
+        for reason, path in problems:
+            if not self.problems.counts[reason]:
+                logging.warning("%s: %s. It is left out; further ones are counted.", path, reason)
+            self.problems.add(reason, path)
+        targets = None
+        if "boxes" in raw:
+            names = [field.name for field in dataclasses.fields(structures.Targets)]
+            fields = {name: raw["object_valid" if name == "valid" else name] for name in names}
+            targets = structures.Targets(**fields)
+        batch = structures.Batch(raw["images"], raw["image_size"], raw["valid"], targets)
+        return HostBatch(batch, raw["image_ids"], raw["original_size"], problems)
+
+    def close(self) -> None:
+        """Ends the workers. Further calls do nothing."""
+        if self._iterator is None:
+            return
+        self._iterator.close()
+        if self._starter is not None:
+            self._starter.join(timeout=30)
+        self._first.clear()
+        self._iterator = iter(())
+        if self.problems.total():
+            logging.warning("Left out: %s", self.problems.summary())
+            self.problems = problems_lib.Problems()
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def train_batches(
+    config: Any,
+    source_: source.Source,
+    *,
+    first_step: int,
+    last_step: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Batches:
+    """Training batches of the steps first_step, ..., last_step - 1.
+
+    The same steps give the same batches, whatever the first step, the number of workers, or the number of hosts.
+
+    Args:
+      config: the whole config; its seed, data and train.batch_size (over all hosts) count.
+      source_: from `sources.open_source`.
+      process_index, process_count: this host among the hosts.
+
+    Raises:
+      ValueError: values in `config.data` without sense, nothing to train on, or a batch that the hosts cannot share.
+    """
+    data = config.data
+    geometry.check(data)
+    _check_share("train.batch_size", config.train.batch_size, process_count)
+    members = training_images(data, source_)
+    _warn_of_many(data, source_, members)
+    sizes = [(source_.infos[i].height, source_.infos[i].width) for i in members]
+    buckets = [
+        geometry.choose_bucket(geometry.largest(data.resize, size), data.buckets) for size in sizes
+    ]
+    steps = plan.TrainPlan(config.seed, buckets, config.train.batch_size)
+    loader = batches_lib.Train(
+        source_,
+        batches_lib.Options.of(data),
+        config.seed,
+        np.array(members),
+        steps,
+        range(first_step, last_step),
+        (process_index, process_count),
+    )
+    return Batches(grain.MapDataset.source(loader), data)
+
+
+def eval_batches(
+    config: Any,
+    source_: source.Source,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Batches:
+    """Every image once, bucket by bucket; a bucket's last batch is filled up with entries of `valid` False.
+
+    Args:
+      config: the whole config; its data counts, and eval.max_images (the first so many; 0 is all).
+      batch_size: images in a batch, over all hosts.
+
+    Raises:
+      ValueError: values in `config.data` without sense, no images, or a batch that the hosts cannot share.
+    """
+    data = config.data
+    geometry.check(data)
+    _check_share("eval.batch_size", batch_size, process_count)
+    if not len(source_):
+        raise ValueError("The split to evaluate has no images.")
+    count = min(config.eval.max_images or len(source_), len(source_))
+    sizes = [(info.height, info.width) for info in source_.infos[:count]]
+    buckets = [
+        geometry.choose_bucket(geometry.largest(data.eval_resize, size), data.buckets)
+        for size in sizes
+    ]
+    batches = plan.eval_plan(buckets, batch_size)
+    loader = batches_lib.Eval(
+        source_, batches_lib.Options.of(data), batches, (process_index, process_count)
+    )
+    return Batches(grain.MapDataset.source(loader), data)
+
+
+def training_images(data: Any, source_: source.Source) -> list[int]:
+    """Positions of the images to train on: all, or (data.keep_empty False) those with objects.
+
+    Raises:
+      ValueError: there are none, or the split has no annotations.
+    """
+    if not source_.annotated:
+        raise ValueError(
+            "The training split has no annotations; set data.train.annotations to a file with the key 'annotations'."
+        )
+    members = [i for i, info in enumerate(source_.infos) if data.keep_empty or info.num_objects]
+    if members:
+        return members
+    empty = len(source_)
+    skipped = source_.problems.summary() if source_.problems.total() else "nothing"
+    raise ValueError(
+        f"The training set (split train of {getattr(source_, 'path', data.source)}) is empty: {empty} images without "
+        f"objects were filtered (data.keep_empty={data.keep_empty}); skipped in the files: {skipped}."
+    )
+
+
+def _check_share(key: str, batch_size: int, process_count: int) -> None:
+    if batch_size < 1 or batch_size % process_count:
+        raise ValueError(
+            f"{key}={batch_size}: must be a positive multiple of the {process_count} hosts."
+        )
+
+
+def _warn_of_many(data: Any, source_: source.Source, members: list[int]) -> None:
+    counts = np.array([source_.infos[i].num_objects for i in members])
+    over = counts[counts > data.max_instances]
+    if over.size:
+        logging.warning(
+            "%d images have more than data.max_instances=%d objects (up to %d): the %d smallest are no targets.",
+            over.size,
+            data.max_instances,
+            over.max(),
+            int((over - data.max_instances).sum()),
+        )

@@ -1,0 +1,44 @@
+"""Opening the data source that a config names."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from jaxseg.data import coco_json, shapes
+from jaxseg.data.source import Category, ImageError, ImageInfo, Instance, Source
+
+__all__ = ["Category", "ImageError", "ImageInfo", "Instance", "Source", "open_source"]
+
+
+def open_source(data: Any, split: str) -> Source:
+    """Opens one split of the data set that `config.data` describes.
+
+    Args:
+      data: `config.data`, see configs/common.py.
+      split: "train", "val" or any other key of `data` that holds `images` and `annotations`.
+
+    Raises:
+      ValueError: unknown source or split, or a faulty annotation file.
+      FileNotFoundError: the folder or the annotation file does not exist.
+    """
+    if data.source == "shapes":
+        return shapes.open_split(data.shapes, split)
+    if data.source == "coco_json":
+        return _open_coco(data, split)
+    raise ValueError(f"data.source={data.source!r}: allowed are coco_json and shapes.")
+
+
+def _open_coco(data: Any, split: str) -> coco_json.CocoJson:
+    splits = [key for key, value in data.items() if hasattr(value, "keys") and "images" in value]
+    if split not in splits:
+        raise ValueError(
+            f"Unknown split {split!r}: data has {', '.join(sorted(splits)) or 'no splits'}."
+        )
+    if not data.root and not os.path.exists(data[split].annotations):
+        raise FileNotFoundError(
+            f"Annotation file {data[split].annotations} does not exist here, and data.root is empty: set "
+            "data.root to the folder of the data set, e.g. --config.data.root=DIR."
+        )
+    annotations = os.path.join(data.root, data[split].annotations)
+    return coco_json.CocoJson(annotations, os.path.join(data.root, data[split].images))

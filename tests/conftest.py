@@ -1,0 +1,24 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import pytest
+from absl import flags
+
+
+def pytest_configure() -> None:
+    # grain reads absl's flags, which nobody parses under pytest.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope="session")
+def test_data() -> pathlib.Path:
+    """The folder of real data sets that the environment variable JAXSEG_TEST_DATA names."""
+    folder = os.environ.get("JAXSEG_TEST_DATA")
+    if not folder:
+        pytest.skip("JAXSEG_TEST_DATA does not name a folder of test data sets")
+    return pathlib.Path(folder)
