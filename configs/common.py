@@ -57,128 +57,203 @@ def _allowed(spec: dict) -> str:
 
 def data() -> ConfigDict:
     """COCO 2017 with Detectron2's multi-scale recipe."""
-    return ConfigDict(
-        dict(
-            source="coco_json",  # coco_json | shapes
-            root="",  # relative paths below start here
-            train=dict(images="train2017", annotations="annotations/instances_train2017.json"),
-            val=dict(images="val2017", annotations="annotations/instances_val2017.json"),
-            keep_empty=False,  # train on images without annotations
-            shapes=dict(
-                train=0, val=0, size=(128, 160), objects=(1, 8), seed=0
-            ),  # source="shapes": images, (height, width)
-            buckets=(
-                (800, 1344),
-                (1344, 800),
-            ),  # (height, width) of the padded batch; an image takes the one that fits best
-            resize=dict(
-                mode="shortest_edge",
-                short=(640, 672, 704, 736, 768, 800),
-                max=1333,  # short: one is drawn per image
-                scale=(0.1, 2.0),
-                size=(1024, 1024),
-            ),  # mode="lsj": drawn scale of `size`, then a crop of `size`
-            eval_resize=dict(short=800, max=1333),
-            flip=0.5,
-            max_instances=100,  # objects kept per training image, the largest first
-            max_crowds=10,
-            mask_crop_size=112,  # side of the mask crops that travel to the device; a multiple of 8
-            workers=2,  # grain worker processes; 0 loads in this process
-            prefetch=2,  # batches a worker prepares ahead
-        )
+    config = ConfigDict()
+    config.source = "coco_json"  # coco_json | shapes
+    config.root = ""  # relative paths below start here
+    config.train = ConfigDict(
+        {"images": "train2017", "annotations": "annotations/instances_train2017.json"}
     )
+    config.val = ConfigDict(
+        {"images": "val2017", "annotations": "annotations/instances_val2017.json"}
+    )
+    config.keep_empty = False  # train on images without annotations
+    config.shapes = ConfigDict()  # for source="shapes"
+    config.shapes.train = 0  # images a split
+    config.shapes.val = 0
+    config.shapes.size = (128, 160)  # range of an image's sides, in pixels
+    config.shapes.objects = (1, 8)  # range of the number of objects
+    config.shapes.seed = 0
+    # (height, width) of padded batches, multiples of 32; an image takes the one that fits it best.
+    config.buckets = ((800, 1344), (1344, 800))
+    config.resize = ConfigDict()  # training
+    config.resize.mode = (
+        "shortest_edge"  # or lsj: `scale` times `size`, then a crop or padding to `size`
+    )
+    config.resize.short = (640, 672, 704, 736, 768, 800)  # one is drawn for each image
+    config.resize.max = 1333
+    config.resize.scale = (0.1, 2.0)  # range that lsj draws from
+    config.resize.size = (1024, 1024)
+    config.eval_resize = ConfigDict({"short": 800, "max": 1333})
+    config.flip = 0.5
+    config.max_instances = 100  # objects kept per training image, the largest first
+    config.max_crowds = 10
+    config.mask_crop_size = 112  # side of the mask crops that travel to the device; a multiple of 8
+    config.workers = 2  # grain worker processes; 0 loads in this process
+    config.prefetch = 2  # batches a worker prepares ahead
+    return config
 
 
 def model() -> ConfigDict:
     """Mask R-CNN R50-FPN as in Detectron2's R50-FPN recipe (sampling ratio 2)."""
-    return ConfigDict(
-        dict(
-            num_classes=0,  # 0: taken from the data set's JSON
-            dtype="float32",  # compute: float32 | bfloat16; parameters are float32
-            pixel_mean=(123.675, 116.28, 103.53),
-            pixel_std=(58.395, 57.12, 57.375),  # RGB
-            roi_align="xla",
-            backbone=dict(name="resnet", depth=50, width=64, norm="frozen_bn", stride_in_1x1=False),
-            fpn=dict(channels=256, norm="none"),
-            rpn=dict(
-                channels=256,
-                convs=1,
-                anchor_sizes=(32, 64, 128, 256, 512),
-                aspect_ratios=(0.5, 1.0, 2.0),
-                pre_nms=(2000, 1000),
-                post_nms=(1000, 1000),  # (train, test); pre is per level
-                nms_iou=0.7,
-                min_size=0.0,
-            ),
-            box_head=dict(name="fc", fc_dim=1024, fcs=2, pool=7, class_agnostic=False),
-            mask_head=dict(
-                name="fcn", channels=256, convs=4, pool=14, class_agnostic=False, norm="none"
-            ),
-            topology=dict(name="single"),
-            criterion=dict(
-                name="softmax",
-                rpn=dict(
-                    positive_iou=0.7,
-                    negative_iou=0.3,
-                    samples=256,
-                    positive_fraction=0.5,
-                    coder=(1.0, 1.0, 1.0, 1.0),
-                    smooth_l1_beta=0.0,
-                ),
-                roi=dict(
-                    positive_iou=0.5,
-                    samples=512,
-                    positive_fraction=0.25,
-                    coder=(10.0, 10.0, 5.0, 5.0),
-                    smooth_l1_beta=0.0,
-                ),
-                crowd_iof=0.5,  # a background candidate that lies this far on a crowd region is ignored
-                weights=dict(
-                    rpn_objectness=1.0, rpn_box=1.0, classification=1.0, box=1.0, mask=1.0
-                ),
-            ),
-            test=dict(
-                score=0.05, nms_iou=0.5, max_detections=100, candidates=2000, mask_threshold=0.5
-            ),
-        )
+    config = ConfigDict()
+    config.num_classes = 0  # 0: taken from the data set's JSON
+    config.dtype = "float32"  # compute: float32 | bfloat16; parameters are float32
+    config.pixel_mean = (123.675, 116.28, 103.53)  # RGB, 0..255
+    config.pixel_std = (58.395, 57.12, 57.375)
+    config.roi_align = "xla"
+    config.backbone = ConfigDict()
+    config.backbone.name = "resnet"
+    config.backbone.depth = 50  # 10 | 18 | 34 | 50 | 101
+    config.backbone.width = 64  # channels of the stem
+    config.backbone.norm = "frozen_bn"  # frozen_bn | batch_norm | group_norm
+    config.backbone.stride_in_1x1 = False
+    config.fpn = ConfigDict({"channels": 256, "norm": "none"})
+    config.rpn = ConfigDict()
+    config.rpn.channels = 256
+    config.rpn.convs = 1
+    config.rpn.anchor_sizes = (32, 64, 128, 256, 512)  # one a level, P2..P6
+    config.rpn.aspect_ratios = (0.5, 1.0, 2.0)  # height / width
+    config.rpn.pre_nms = (2000, 1000)  # (training, test) candidates a level
+    config.rpn.post_nms = (1000, 1000)  # proposals an image
+    config.rpn.nms_iou = 0.7
+    config.rpn.min_size = 0.0
+    config.box_head = ConfigDict()
+    config.box_head.name = "fc"
+    config.box_head.pool = 7
+    config.box_head.fcs = 2
+    config.box_head.fc_dim = 1024
+    config.box_head.class_agnostic = False
+    config.mask_head = ConfigDict()
+    config.mask_head.name = "fcn"
+    config.mask_head.pool = 14
+    config.mask_head.convs = 4
+    config.mask_head.channels = 256
+    config.mask_head.norm = "none"
+    config.mask_head.class_agnostic = False
+    config.topology = ConfigDict({"name": "single"})
+    config.criterion = criterion()
+    config.test = ConfigDict()
+    config.test.score = 0.05
+    config.test.nms_iou = 0.5
+    config.test.max_detections = 100
+    config.test.candidates = 2000  # (box, class) pairs an image that enter the suppression
+    config.test.mask_threshold = 0.5
+    return config
+
+
+def criterion() -> ConfigDict:
+    """Balanced sampling, cross-entropy and L1."""
+    config = ConfigDict()
+    config.name = "softmax"
+    config.rpn = ConfigDict()
+    config.rpn.positive_iou = 0.7
+    config.rpn.negative_iou = 0.3
+    config.rpn.samples = 256  # anchors an image
+    config.rpn.positive_fraction = 0.5
+    config.rpn.coder = (1.0, 1.0, 1.0, 1.0)
+    config.rpn.smooth_l1_beta = 0.0  # 0: L1
+    config.roi = ConfigDict()
+    config.roi.positive_iou = 0.5
+    config.roi.samples = 512  # proposals an image
+    config.roi.positive_fraction = 0.25
+    config.roi.coder = (10.0, 10.0, 5.0, 5.0)
+    config.roi.smooth_l1_beta = 0.0
+    config.crowd_iof = 0.5  # a background candidate that lies this far on a crowd region is ignored
+    config.weights = ConfigDict(
+        {"rpn_objectness": 1.0, "rpn_box": 1.0, "classification": 1.0, "box": 1.0, "mask": 1.0}
     )
+    return config
 
 
 def base() -> ConfigDict:
     """Every key there is, at the values of the 1x schedule with 16 images a step."""
-    return ConfigDict(
-        dict(
-            method="mask_rcnn",
-            seed=0,
-            deterministic=False,  # on GPU: the same bits for the same run (slower); CPU and TPU always are
-            init_from="",  # work directory of a jaxseg run whose weights to start from
-            freeze=("backbone/stem", "backbone/stage1"),  # parameter paths that do not train
-            data=data(),
-            model=model(),
-            optim=dict(
-                lr=0.02,
-                base_batch_size=16,
-                momentum=0.9,
-                weight_decay=1e-4,
-                clip_norm=0.0,  # 0: no clipping
-                schedule="step",
-                milestones=(60_000, 80_000),
-                gamma=0.1,  # schedule: step | cosine
-                warmup_steps=1000,
-                warmup_factor=0.001,
-                accumulate=1,  # parts that a batch is split into, one after another, to save memory
-                ema=0.0,
-            ),  # decay of the averaged weights that are evaluated; 0: none
-            train=dict(
-                batch_size=16, steps=90_000, log_every=20, eval_every=5_000, save_every=1_000
-            ),
-            eval=dict(
-                batch_size=8,
-                max_detections=100,
-                evaluator="faster_coco_eval",  # or pycocotools
-                split="val",
-                max_images=0,
-                step="latest",
-            ),  # step: latest | best | a number; max_images 0: all
-        )
+    config = ConfigDict()
+    config.method = "mask_rcnn"
+    config.seed = 0
+    config.deterministic = (
+        False  # on GPU: the same bits for the same run (slower); CPU and TPU always are
     )
+    config.init_from = ""  # work directory of a jaxseg run whose weights to start from
+    config.freeze = ("backbone/stem", "backbone/stage1")  # parameter paths that do not train
+    config.data = data()
+    config.model = model()
+    config.optim = ConfigDict()
+    config.optim.lr = 0.02  # at base_batch_size; scaled in proportion to train.batch_size
+    config.optim.base_batch_size = 16
+    config.optim.momentum = 0.9
+    config.optim.weight_decay = 1e-4  # none on the parameters of norms
+    config.optim.clip_norm = 0.0  # largest global norm of the gradient; 0: no clipping
+    config.optim.schedule = "step"  # step | cosine
+    config.optim.milestones = (60_000, 80_000)
+    config.optim.gamma = 0.1
+    config.optim.warmup_steps = 1000
+    config.optim.warmup_factor = 0.001
+    config.optim.accumulate = (
+        1  # parts that a batch is computed in, one after another, to save memory
+    )
+    config.optim.ema = 0.0  # decay of averaged weights, which are then what is evaluated; 0: none
+    config.train = ConfigDict()
+    config.train.batch_size = 16
+    config.train.steps = 90_000
+    config.train.log_every = 20
+    config.train.eval_every = 5_000
+    config.train.save_every = 1_000
+    config.eval = ConfigDict()
+    config.eval.batch_size = 8
+    config.eval.max_detections = 100
+    config.eval.evaluator = "faster_coco_eval"  # or pycocotools
+    config.eval.split = "val"
+    config.eval.max_images = 0  # 0: all
+    config.eval.step = "latest"  # latest | best | a number
+    return config
+
+
+def own_data(config: ConfigDict) -> None:
+    """A COCO-format folder of the user: train/, val/, annotations/instances_{train,val}.json under `data.root`."""
+    for split in ("train", "val"):
+        config.data[split].images = split
+        config.data[split].annotations = f"annotations/instances_{split}.json"
+    config.data.keep_empty = True
+
+
+def from_scratch(config: ConfigDict) -> None:
+    """For training without pretrained weights: norms that learn, nothing frozen, gradients clipped."""
+    config.freeze = ()
+    config.model.backbone.norm = "group_norm"
+    config.model.fpn.norm = "group_norm"
+    config.model.mask_head.norm = "group_norm"
+    config.optim.clip_norm = 10.0
+
+
+def small(config: ConfigDict) -> None:
+    """A Mask R-CNN of 1.5 million parameters that learns small data sets from nothing on a CPU."""
+    from_scratch(config)
+    model = config.model
+    model.backbone.depth, model.backbone.width = 18, 32
+    model.fpn.channels = model.rpn.channels = 64
+    model.rpn.anchor_sizes = (16, 32, 64, 128, 256)
+    model.rpn.pre_nms, model.rpn.post_nms = (400, 300), (250, 150)
+    model.box_head.fc_dim = 256
+    model.mask_head.channels, model.mask_head.convs = 64, 3
+    model.criterion.rpn.samples = 128
+    model.criterion.roi.samples = 64
+    model.test.candidates = 600
+    config.data.mask_crop_size = 56
+    config.data.workers = 1
+
+
+def run_local(config: ConfigDict) -> None:
+    """A few steps at a tiny size, to see that a config runs."""
+    small(config)
+    config.model.backbone.depth, config.model.backbone.width = 10, 16
+    config.model.fpn.channels = config.model.rpn.channels = 32
+    config.data.buckets = ((128, 160), (160, 128))
+    config.data.resize.short, config.data.resize.max = (128,), 160
+    config.data.resize.size = (128, 128)
+    config.data.eval_resize.short, config.data.eval_resize.max = 128, 160
+    config.data.workers = 0
+    config.optim.warmup_steps, config.optim.milestones = 2, (8,)
+    config.train.batch_size = 2
+    config.train.steps, config.train.log_every = 10, 2
+    config.train.eval_every = config.train.save_every = 5
+    config.eval.batch_size, config.eval.max_images = 2, 8
