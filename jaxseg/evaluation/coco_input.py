@@ -64,6 +64,8 @@ def prepare_ground_truth(ground_truth: Mapping, iou_type: str) -> dict:
     annotations = []
     for entry in ground_truth["annotations"]:
         what = "annotation of the ground truth"
+        if iou_type == "segm" and _is_bare_crowd(entry):
+            entry = {**entry, "segmentation": _box_polygon(entry)}  # crowds may be boxes alone
         _require(entry, ("image_id", "category_id", "area", geometry), what)
         _check_ids(entry, images, categories, what)
         annotations.append(
@@ -171,6 +173,18 @@ def _geometry(entry: Mapping, key: str, images: Mapping, what: str) -> Any:
             f"The bbox of {name} must be four finite numbers x, y, w, h, got {value!r}."
         )
     return list(value)
+
+
+def _is_bare_crowd(entry: Any) -> bool:
+    return (
+        isinstance(entry, Mapping) and bool(entry.get("iscrowd")) and not entry.get("segmentation")
+    )
+
+
+def _box_polygon(entry: Mapping) -> list[list[float]]:
+    _require(entry, ("bbox",), "crowd of the ground truth")
+    x, y, w, h = entry["bbox"]
+    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
 
 
 def _add_areas(annotations: list[dict], geometry: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -49,7 +49,7 @@ def run(
     def finish(host_batch, detections) -> tuple[int, list[dict]]:
         found = detections_to_results(
             jax.device_get(detections),
-            host_batch.image_ids,
+            np.where(host_batch.batch.valid, host_batch.image_ids, -1),
             host_batch.batch.image_size,
             host_batch.original_size,
             category_ids,
@@ -99,83 +99,55 @@ def evaluate_source(
       progress: shows a bar with the time left on the console.
 
     Returns:
-      A Report. Images of the source that no batch held (they could not be read) are counted in
-      `report.skipped`; their objects count as missed.
+      A Report. Images that cannot be read are counted in `report.skipped`, and their objects count
+      as missed.
 
     Raises:
       ValueError: an option of `config.eval` is not allowed (before anything is run).
     """
     options = dict(max_detections=config.eval.max_detections, evaluator=config.eval.evaluator)
     coco.check_options("bbox", **options)
-    source = first(source, config.eval.max_images)
-    skipped = dict(source.problems.counts)
-    seen: set[int] = set()
+    skipped = Counter(source.problems.counts)
+    batches = pipeline.eval_batches(config, source, batch_size=config.eval.batch_size)
+    infos = source.infos[: config.eval.max_images or None]
     start = time.perf_counter()
-    with (
-        contextlib.closing(
-            pipeline.eval_batches(config, source, batch_size=config.eval.batch_size)
-        ) as batches,
-        _bar(len(source), progress) as advance,
-    ):
+    with contextlib.closing(batches), _bar(len(infos), progress) as advance:
         results = run(
             detect,
-            _recording(batches, seen),
+            _counting(batches, skipped),
             source.categories if categories is None else categories,
             mask_threshold=config.model.test.mask_threshold,
             advance=advance,
         )
     seconds = time.perf_counter() - start
-    unread = len({info.id for info in source.infos} - seen)
-    if unread:
-        skipped["images that could not be read"] = unread
     report = Report(
         split=split or config.eval.split,
-        images=len(seen),
+        images=len(infos),
         seconds=seconds,
-        skipped=skipped,
+        skipped=dict(skipped),
         results=results,
     )
     if source.annotated:
-        truth = source.coco()
+        truth = _about(source.coco(), infos)
         report.box = coco.evaluate(truth, results, "bbox", **options)
         report.mask = coco.evaluate(truth, results, "segm", **options)
         report.count_objects(truth)
     return report
 
 
-def first(source: Any, count: int) -> Any:
-    """The first `count` images of a source as a source; 0 means all of them."""
-    return source if not count or count >= len(source) else _First(source, count)
+def _about(truth: dict, infos: Sequence[Any]) -> dict:
+    """The part of a COCO ground truth that is about some images."""
+    ids = {info.id for info in infos}
+    return {
+        **truth,
+        "images": [image for image in truth["images"] if image["id"] in ids],
+        "annotations": [a for a in truth["annotations"] if a["image_id"] in ids],
+    }
 
 
-class _First:
-    """See `first`. What is not redefined here is the source's own."""
-
-    def __init__(self, source: Any, count: int):
-        self._source = source
-        self.infos = source.infos[:count]
-
-    def __len__(self) -> int:
-        return len(self.infos)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_source":  # not there yet while a worker unpickles this
-            raise AttributeError(name)
-        return getattr(self._source, name)
-
-    def coco(self) -> dict:
-        truth = self._source.coco()
-        ids = {info.id for info in self.infos}
-        return {
-            **truth,
-            "images": [image for image in truth["images"] if image["id"] in ids],
-            "annotations": [a for a in truth["annotations"] if a["image_id"] in ids],
-        }
-
-
-def _recording(batches: Iterable, seen: set[int]) -> Iterator:
+def _counting(batches: Iterable, problems: Counter) -> Iterator:
     for host_batch in batches:
-        seen.update(int(i) for i in host_batch.image_ids if i >= 0)
+        problems.update(reason for reason, _ in host_batch.problems)
         yield host_batch
 
 

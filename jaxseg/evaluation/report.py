@@ -23,7 +23,7 @@ class Report:
     """The outcome of one evaluation. `box` and `mask` are None for a split without annotations."""
 
     split: str
-    images: int  # that were run
+    images: int
     seconds: float  # for detecting and pasting, without the evaluation of the results
     skipped: dict[str, int] = dataclasses.field(default_factory=dict)  # what was left out: how many
     results: list[dict] = dataclasses.field(default_factory=list)  # COCO results

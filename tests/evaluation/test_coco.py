@@ -113,8 +113,10 @@ def test_more_than_a_hundred_detections(evaluator):
 
 
 @both
-def test_detections_on_a_crowd_do_not_count(evaluator):
-    ground_truth = truth([annotation(BOXES[0]), annotation((30, 30, 60, 60), iscrowd=1)])
+@pytest.mark.parametrize("mask", [box_rle(30, 30, 60, 60), None])
+def test_detections_on_a_crowd_do_not_count(evaluator, mask):
+    crowd = annotation((30, 30, 60, 60), iscrowd=1, segmentation=mask)
+    ground_truth = truth([annotation(BOXES[0]), crowd])
     results = [result(BOXES[0], score=0.5), result((35, 35, 20, 20), score=0.9)]
     assert coco.evaluate(ground_truth, results, "segm", evaluator=evaluator).summary["AP"] == ONE
 

@@ -1,0 +1,67 @@
+"""Evaluates a training run on a split: COCO's box and mask AP, a table of the classes, a results file.
+
+python eval.py --workdir=runs/demo
+python eval.py --workdir=runs/mine --step=best --split=test --config=configs/mask_rcnn.py:root=DIR
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+from rich.console import Console
+
+from jaxseg import predictor
+from jaxseg.data import sources
+from jaxseg.evaluation import inference, pictures, runs
+from jaxseg.training import checkpoints, workdir
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Data and evaluation settings to use instead of those of the run.",
+    lock_config=True,
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a training run.", required=True)
+_STEP = flags.DEFINE_string("step", None, "latest, best, or a step's number; default: eval.step.")
+_SPLIT = flags.DEFINE_string("split", None, "A split of config.data; default: eval.split.")
+_OUT = flags.DEFINE_string("out", None, "Folder for the results; default: WORKDIR/eval/SPLIT-STEP.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}.")
+    try:
+        evaluate()
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"eval.py: {error}")
+
+
+def evaluate() -> None:
+    run, _ = workdir.load_run(_WORKDIR.value)
+    config = runs.with_settings(run, _CONFIG.value)
+    split = _SPLIT.value or config.eval.split
+    source = sources.open_source(config.data, split)
+    _, categories, variables, step = checkpoints.restore_for_eval(
+        _WORKDIR.value, _STEP.value or config.eval.step
+    )
+    report = inference.evaluate_source(
+        predictor.make_detect(config, variables),
+        source,
+        config,
+        categories=runs.match_categories(categories, source.categories),
+        split=split,
+    )
+    console = Console()
+    report.print(console)
+    out = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "eval" / f"{split}-{step}")
+    report.save(out)
+    if source.annotated:
+        pictures.compare(source, report.results, out / "predictions.png")
+    console.print(f"Step {step}; written to {out}", highlight=False)
+
+
+if __name__ == "__main__":
+    app.run(main)

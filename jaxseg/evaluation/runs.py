@@ -1,0 +1,70 @@
+"""Putting a trained run and the data that it is evaluated on together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def with_settings(run: ConfigDict, given: ConfigDict | None) -> ConfigDict:
+    """The run's config, with `data`, `eval` and `model.test` of another one where that is given.
+
+    Raises:
+      ValueError: the two describe different models; the first differing key is named.
+    """
+    config = run.copy_and_resolve_references()
+    if given is None:
+        return config
+    ours, theirs = _model(run), _model(given)
+    for key in sorted(ours | theirs):
+        if ours.get(key) != theirs.get(key):
+            raise ValueError(
+                f"The config's model.{key}={theirs.get(key)!r} is not the run's {ours.get(key)!r}: "
+                "evaluate with the config of the run (or without --config), and change only data, "
+                "eval and model.test."
+            )
+    config.data = given.data
+    config.eval = given.eval
+    config.model.test = given.model.test
+    return config
+
+
+def match_categories(trained: Sequence[Any], found: Sequence[Any]) -> list[Any]:
+    """The category of a data set for each class index of a trained model, found by name.
+
+    Raises:
+      ValueError: the classes are not the same ones.
+    """
+    by_name = {category.name: category for category in found}
+    missing = [c.name for c in trained if c.name not in by_name]
+    new = sorted(set(by_name) - {c.name for c in trained})
+    if [c.name for c in trained] == [c.name for c in found]:  # also where names occur twice
+        return list(found)
+    if missing or new:
+        raise ValueError(
+            f"The run was trained on {len(trained)} classes that are not those of this data set: "
+            f"missing here: {_few(missing)}; unknown to the run: {_few(new)}."
+        )
+    return [by_name[c.name] for c in trained]
+
+
+def _model(config: ConfigDict) -> dict[str, Any]:
+    """`config.model` flat, without what may differ."""
+    leaves: dict[str, Any] = {"method": config.method}
+
+    def add(group: ConfigDict, prefix: str) -> None:
+        for key, value in group.items():
+            if isinstance(value, ConfigDict):
+                add(value, f"{prefix}{key}.")
+            else:
+                leaves[prefix + key] = value
+
+    add(config.model, "")
+    free = ("test.", "num_classes", "dtype", "roi_align")
+    return {key: value for key, value in leaves.items() if not key.startswith(free)}
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "none"

@@ -1,0 +1,235 @@
+"""A trained model for programs and notebooks: an image in, instances in the image's own pixels out.
+
+predictor = jaxseg.Predictor.from_workdir("runs/demo")
+prediction = predictor("photo.jpg")
+prediction.boxes, prediction.scores, prediction.class_names, prediction.masks
+prediction.save("overlay.png")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxseg import methods, visualization
+from jaxseg.data import geometry
+from jaxseg.data import images as images_lib
+from jaxseg.evaluation import results as results_lib
+from jaxseg.structures import Batch, Detections
+from jaxseg.training import checkpoints
+
+
+def make_detect(config: ConfigDict, variables: Mapping[str, Any]) -> Callable[[Batch], Detections]:
+    """The jitted detector of a configuration with trained variables ("params", "batch_stats")."""
+    model = methods.build(config)
+    apply = jax.jit(lambda variables, batch: model.apply(variables, batch, method="detect"))
+    return functools.partial(apply, variables)
+
+
+class Predictor:
+    """Detects instances in single images. One compilation for each of the config's buckets."""
+
+    def __init__(
+        self,
+        detect: Callable[[Batch], Detections],
+        config: ConfigDict,
+        categories: Sequence[Any],
+        *,
+        score_threshold: float = 0.5,
+    ):
+        """Args:
+        detect: maps a batch of one image to detections in pixels of the network input.
+        config: the whole config of the run; `data` and `model.test` are used.
+        categories: `id` and `name` of each class index.
+        score_threshold: detections below it are left out.
+
+        Raises:
+          ValueError: the threshold is not in [0, 1].
+        """
+        if not 0 <= score_threshold <= 1:
+            raise ValueError(f"score_threshold={score_threshold!r}: it must be from 0 to 1.")
+        self.config = config
+        self.categories = tuple(categories)
+        self.score_threshold = score_threshold
+        self._detect = detect
+
+    @classmethod
+    def from_workdir(
+        cls,
+        workdir: str | os.PathLike,
+        step: str | int = "latest",
+        *,
+        score_threshold: float = 0.5,
+    ) -> Predictor:
+        """Restores a run from its work directory; nothing else is needed, not even its data.
+
+        Args:
+          workdir: what `train.py --workdir` was given.
+          step: "latest", "best" (by validation AP) or a step's number.
+          score_threshold: see `Predictor`.
+
+        Raises:
+          FileNotFoundError: there is no run or no checkpoint.
+          ValueError: no such step.
+        """
+        config, categories, variables, _ = checkpoints.restore_for_eval(workdir, step)
+        detect = make_detect(config, variables)
+        return cls(detect, config, categories, score_threshold=score_threshold)
+
+    def __call__(self, image: Any) -> Prediction | list[Prediction]:
+        """Detects in one image, or in each of a list.
+
+        Args:
+          image: RGB uint8 (H, W, 3), the path of an image file, or a list of these.
+
+        Raises:
+          ValueError: an array that is no such image, or a file that cannot be read.
+        """
+        if isinstance(image, list | tuple):
+            return [self(one) for one in image]
+        pixels = load(image)
+        batch = self._batch(pixels)
+        found = jax.device_get(self._detect(batch))
+        keep = np.asarray(found.valid[0]) & (np.asarray(found.scores[0]) >= self.score_threshold)
+        size = pixels.shape[:2]
+        boxes = results_lib.to_original(found.boxes[0][keep], batch.image_size[0], size)
+        inside = results_lib.clip(boxes, size)
+        inside = (inside[:, 2:] > inside[:, :2]).all(axis=1)
+        return Prediction(
+            image=pixels,
+            boxes=boxes[inside].astype(np.float32),
+            scores=np.asarray(found.scores[0])[keep][inside],
+            classes=np.asarray(found.classes[0])[keep][inside],
+            probabilities=np.asarray(found.masks[0], np.float32)[keep][inside],
+            categories=self.categories,
+            mask_threshold=self.config.model.test.mask_threshold,
+        )
+
+    def _batch(self, pixels: np.ndarray) -> Batch:
+        """The image as evaluation shows it to the network: resized and padded into its bucket."""
+        data, size = self.config.data, pixels.shape[:2]
+        wanted = geometry.largest(data.eval_resize, size)
+        bucket = tuple(data.buckets[geometry.choose_bucket(wanted, data.buckets)])
+        place = geometry.fixed(data.eval_resize, size, bucket)
+        height, width = place.size
+        images = np.zeros((1, *bucket, 3), np.uint8)
+        images[0, :height, :width] = place.image(pixels)
+        return Batch(images, np.array([place.size], np.float32), np.ones(1, bool))
+
+
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class Prediction:
+    """The instances of one image, best first, in its pixels.
+
+    boxes (n, 4) float32 xyxy; scores (n,) float32; classes (n,) int, indices into `categories`;
+    probabilities (n, h, w) float32, the masks as the network gives them, over their boxes.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+    probabilities: np.ndarray
+    categories: tuple[Any, ...]
+    mask_threshold: float = 0.5
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        names = ", ".join(self.class_names[:10])
+        return f"Prediction({len(self)} instances in {height} x {width}: {names})"
+
+    @property
+    def class_names(self) -> list[str]:
+        """The class name of each instance."""
+        return [self.categories[int(c)].name for c in self.classes]
+
+    @functools.cached_property
+    def masks(self) -> np.ndarray:
+        """(n, H, W) bool, pasted at the first use. `mask(i)` needs less memory."""
+        masks = np.zeros((len(self), *self.image.shape[:2]), bool)
+        for i in range(len(self)):
+            masks[i] = self.mask(i)
+        return masks
+
+    def mask(self, index: int) -> np.ndarray:
+        """(H, W) bool of one instance."""
+        size = self.image.shape[:2]
+        x, y, region = results_lib.paste_region(
+            self.probabilities[index], self.boxes[index], size, self.mask_threshold
+        )
+        mask = np.zeros(size, bool)
+        mask[y : y + region.shape[1], x : x + region.shape[0]] = region.T
+        return mask
+
+    def plot(self, *, side: int = 640) -> np.ndarray:
+        """The image with its instances drawn on it, RGB; small images are enlarged to `side`."""
+        found = visualization.Instances(self.boxes, self.classes, self.scores, _Masks(self))
+        names = [category.name for category in self.categories]
+        return visualization.draw(self.image, found, names, side=side)
+
+    def save(self, path: str | os.PathLike, *, side: int = 640) -> pathlib.Path:
+        """Writes `plot` to a .png or .jpg file."""
+        return visualization.write_image(path, self.plot(side=side))
+
+    def to_coco(self, image_id: int) -> list[dict]:
+        """COCO results: image_id, category_id, score, bbox (x, y, width, height), segmentation
+        (RLE).
+        """
+        size = self.image.shape[:2]
+        return results_lib.image_results(
+            self.boxes,
+            self.scores,
+            self.classes,
+            self.probabilities,
+            image_id=image_id,
+            image_size=size,
+            original_size=size,
+            category_ids=[category.id for category in self.categories],
+            mask_threshold=self.mask_threshold,
+        )
+
+    def _repr_png_(self) -> bytes:
+        return visualization.png(self.plot())
+
+
+class _Masks(Sequence):
+    """The masks of a prediction, pasted one at a time."""
+
+    def __init__(self, prediction: Prediction):
+        self._prediction = prediction
+
+    def __len__(self) -> int:
+        return len(self._prediction)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._prediction.mask(index)
+
+
+def load(image: np.ndarray | str | os.PathLike) -> np.ndarray:
+    """An RGB uint8 (H, W, 3) array as it is, or the image of a file with its EXIF rotation applied.
+
+    Raises:
+      ValueError: an array that is no such image, or a file that is missing or cannot be read.
+    """
+    if isinstance(image, str | os.PathLike):
+        return images_lib.read(os.fspath(image))
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"An image is an array or a path, got a {type(image).__name__}.")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(
+            f"An image must be RGB uint8 of shape (H, W, 3), got {image.dtype} {image.shape}. "
+            "For a grey image: np.repeat(image[..., None], 3, axis=2); for values from 0 to 1: "
+            "(image * 255).astype(np.uint8)."
+        )
+    return image
