@@ -1,0 +1,406 @@
+"""Checkpoints: saved in the background, checked when read; the latest two and the best are kept.
+
+A step's folder `checkpoints/N` holds `variables` (params, batch_stats, ema), `optimizer` (opt_state, step), `digest` (a
+CRC-32 of every array: a flipped bit in a file would otherwise be read without complaint) and `metrics`, the validation
+of that step or nothing. It gets its name when it is complete, so that a kill in mid-save leaves the step before.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+from orbax.checkpoint import checkpoint_managers as policies
+
+from jaxseg import paths
+from jaxseg.training import freeze, workdir
+from jaxseg.training.state import TrainState
+
+BEST = "mask/AP"  # the metric that "best" is about
+KEEP = 2
+
+
+class Checkpoints:
+    """The checkpoints of a work directory, for the run that writes them. Use as a context manager.
+
+    Args:
+      folder: the work directory; they lie in its `checkpoints`.
+      report: takes a line for the user when a broken checkpoint is passed over.
+    """
+
+    def __init__(self, folder: str | pathlib.Path, report: Callable[[str], None] = print):
+        self._folder, self._report = checkpoint_folder(folder), report
+        if jax.process_index() == 0:
+            _set_aside_unreadable(self._folder, report)
+        self._manager = _manager(self._folder, read_only=False)
+        self._last: int | None = None
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        # After another error, one of the save would only hide it.
+        try:
+            self._manager.close()
+        except Exception as error:
+            if kind is None:
+                raise self._failure(error) from error
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of the finished checkpoints and of the one that is being written, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """What was saved as the validation of `step`; {} if it was not validated."""
+        return dict(self._manager.metrics(step) or {})
+
+    def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> None:
+        """Starts to write `state`; the arrays are copied before this returns.
+
+        Raises:
+          OSError: this save or the one before could not be written, e.g. because the disk is full.
+        """
+        step = int(state.step)
+        variables, optimizer = _items(state)
+        try:
+            self._last = step
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    variables=ocp.args.StandardSave(variables),
+                    optimizer=ocp.args.StandardSave(optimizer),
+                    digest=ocp.args.JsonSave(digest(variables | optimizer)),
+                ),
+                metrics=metrics or {},
+                force=True,
+            )
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def replace(self, state: TrainState, metrics: dict[str, float]) -> None:
+        """Writes the checkpoint of a step anew, with its validation, if that makes it the best one."""
+        step = int(state.step)
+        others = [self.metrics(s).get(BEST, -1.0) for s in self.steps if s != step]
+        if others and metrics.get(BEST, -1.0) > max(others):
+            self._manager.delete(step)
+            self.save(state, metrics)
+
+    def check(self) -> None:
+        """Raises OSError if a save in the background has failed; does not wait."""
+        try:
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def wait(self) -> None:
+        """Waits until the newest save is finished. Raises OSError if it failed."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def reached_preemption(self, step: int) -> bool:
+        """Whether the scheduler takes the machines back (with `jax.distributed` only)."""
+        return self._manager.reached_preemption(step)
+
+    def restore(self, like: TrainState) -> TrainState | None:
+        """The newest readable checkpoint in the shapes and shardings of `like`; None if there is none at all.
+
+        Raises:
+          ValueError: it is of another model (the first differing parameter is named), or none is readable.
+        """
+        broken: list[str] = []
+        for step in reversed(self.steps):
+            try:
+                saved = _metadata(self._manager, step)
+            except Exception as error:
+                broken.append(self._pass_over(step, error))
+                continue
+            _check_same(saved, _items(like), f"checkpoint {step} in {self._folder}")
+            try:
+                state = _restore_state(self._manager, step, like)
+            except Exception as error:
+                broken.append(self._pass_over(step, error))
+                continue
+            for name in broken:
+                _set_aside(self._folder, name)
+            self._manager.reload()
+            return state
+        if broken:
+            raise ValueError(
+                f"No checkpoint in {self._folder} can be read (tried {', '.join(broken)}). "
+                "Restore the folder from a copy, or start in another --workdir."
+            )
+        return None
+
+    def _pass_over(self, step: int, error: Exception) -> str:
+        self._report(
+            f"Checkpoint {step} is damaged and passed over ({_first_line(error)}); "
+            "the one before it is used. It is kept beside the others as a `.damaged` folder."
+        )
+        return str(step)
+
+    def _failure(self, error: Exception) -> OSError:
+        finished = [s for s in _finished_steps(self._folder) if s != self._last]
+        newest = f"checkpoint {finished[-1]} is the newest" if finished else "there is no other yet"
+        return OSError(
+            f"Could not write checkpoint {self._last} to {self._folder}: {_first_line(error)} "
+            f"({newest}). Free some space or mend the folder, then start again with the same command."
+        )
+
+
+def checkpoint_folder(folder: str | pathlib.Path) -> pathlib.Path:
+    """Where the checkpoints of a work directory lie."""
+    return pathlib.Path(folder).absolute() / "checkpoints"
+
+
+def restore_for_eval(
+    folder: str | pathlib.Path, step: str | int = "latest", *, report: Callable[[str], None] = print
+) -> tuple[ConfigDict, tuple, dict[str, Any], int]:
+    """Reads what evaluation and prediction need from a work directory.
+
+    Args:
+      folder: the work directory.
+      step: "latest", "best" (by validation mask AP) or a number.
+      report: takes a line for the user when a damaged newest checkpoint is passed over.
+
+    Returns:
+      (config, categories, variables, step): variables = {"params", "batch_stats"} as NumPy arrays, with the averaged
+      parameters where the run keeps them.
+
+    Raises:
+      FileNotFoundError: no run, or no such checkpoint; the message lists those that are there.
+      ValueError: the checkpoint cannot be read.
+    """
+    config, categories = workdir.load_run(folder)
+    where = checkpoint_folder(folder)
+    steps = _finished_steps(where)
+    if not steps:
+        raise FileNotFoundError(f"There is no finished checkpoint in {where}.")
+    with _manager(where, read_only=True) as manager:
+        candidates = _choose(manager, steps, step, where)
+        for number in candidates:
+            try:
+                variables = _restore_variables(manager, number)
+            except Exception as error:
+                if number == candidates[-1]:
+                    raise ValueError(
+                        f"Checkpoint {number} in {where} cannot be read: {_first_line(error)}"
+                    ) from error
+                report(f"Checkpoint {number} is damaged and passed over ({_first_line(error)}).")
+                continue
+            break
+    params = variables["ema"] or variables["params"]
+    return (
+        config,
+        categories,
+        {"params": params, "batch_stats": variables["batch_stats"]},
+        number,
+    )
+
+
+def init_from(
+    folder: str | pathlib.Path,
+    params: Any,
+    batch_stats: Any,
+    categories: tuple,
+    class_layers: tuple,
+) -> tuple[Any, Any, list[str]]:
+    """Initial values out of another run's newest checkpoint.
+
+    Where the classes differ from that run's, the layers that `class_layers` names keep the values in `params`.
+
+    Returns:
+      (params, batch_stats, paths that kept their initial values).
+
+    Raises:
+      ValueError: the models differ elsewhere; the first differing parameter is named with both shapes.
+    """
+    _, theirs, variables, step = restore_for_eval(folder)
+    same = [c.name for c in theirs] == [c.name for c in categories]
+    ours = {"params": params, "batch_stats": batch_stats}
+    keep: list[str] = []
+    if not same:
+        for path in _flat(ours):
+            if paths.matches(path.partition("/")[2], class_layers):
+                keep.append(path)
+    drop = set(keep)
+    wanted = {p: v for p, v in _flat(ours).items() if p not in drop}
+    saved = {p: v for p, v in _flat(variables).items() if p not in drop}
+    _compare(saved, wanted, f"checkpoint {step} of config.init_from={str(folder)!r}")
+
+    def pick(path, own):
+        name = freeze.path_string(path)
+        return own if name in drop else saved[name]
+
+    merged = jax.tree_util.tree_map_with_path(pick, ours)
+    return merged["params"], merged["batch_stats"], [p.partition("/")[2] for p in keep]
+
+
+def digest(tree: Any) -> dict[str, int]:
+    """CRC-32 of the bytes of every array that this process holds in full, by path."""
+    held = {
+        path: x
+        for path, x in _flat(tree).items()
+        if not isinstance(x, jax.Array) or x.is_fully_replicated
+    }
+    host = {
+        path: np.asarray(x.addressable_data(0) if isinstance(x, jax.Array) else x)
+        for path, x in held.items()
+    }
+    return {path: zlib.crc32(np.ascontiguousarray(x).data.cast("B")) for path, x in host.items()}
+
+
+def _manager(folder: pathlib.Path, *, read_only: bool) -> ocp.CheckpointManager:
+    score = lambda metrics: metrics.get(BEST, -1.0)  # noqa: E731
+    keep = policies.AnyPreservationPolicy(
+        [
+            policies.LatestN(KEEP),
+            policies.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False),
+        ]
+    )
+    options = ocp.CheckpointManagerOptions(
+        best_fn=score,  # without it no metrics are written; what is kept is the policy's decision
+        preservation_policy=keep,
+        cleanup_tmp_directories=not read_only,
+        create=not read_only,
+        read_only=read_only,
+        save_interval_steps=0 if read_only else 1,
+    )
+    handlers = dict(
+        variables=ocp.StandardCheckpointHandler(),
+        optimizer=ocp.StandardCheckpointHandler(),
+        digest=ocp.JsonCheckpointHandler(),
+    )
+    return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
+
+
+def _items(state: TrainState) -> tuple[dict, dict]:
+    variables = {"params": state.params, "batch_stats": state.batch_stats, "ema": state.ema}
+    return variables, {"opt_state": state.opt_state, "step": state.step}
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    return {freeze.path_string(p): x for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _metadata(manager: ocp.CheckpointManager, step: int) -> tuple[Any, Any]:
+    items = manager.item_metadata(step)
+    return items["variables"].tree, items["optimizer"].tree
+
+
+def _check_same(saved: tuple[Any, Any], wanted: tuple[Any, Any], what: str) -> None:
+    for ours, theirs in zip(wanted, saved, strict=True):
+        _compare(_flat(theirs), _flat(ours), what)
+
+
+def _compare(saved: dict[str, Any], wanted: dict[str, Any], what: str) -> None:
+    """Raises ValueError naming the first entry that only one of them has, or in another shape."""
+    # Parameters first: what follows from them (statistics, momentum) says less.
+    names = sorted(dict.fromkeys([*wanted, *saved]), key=lambda p: not p.startswith("params"))
+    for name in names:
+        here = tuple(wanted[name].shape) if name in wanted else None
+        there = tuple(saved[name].shape) if name in saved else None
+        if here != there:
+            shapes = [f"of shape {s}" if s is not None else "absent" for s in (there, here)]
+            raise ValueError(
+                f"The model of this config differs from {what}: {name} is {shapes[0]} there and "
+                f"{shapes[1]} here. Use the config of that run, or another --workdir; to start from weights of a "
+                "run with other classes set config.init_from to its work directory."
+            )
+
+
+def _restore_state(manager: ocp.CheckpointManager, step: int, like: TrainState) -> TrainState:
+    variables, optimizer = _items(like)
+    restored = manager.restore(
+        step,
+        args=ocp.args.Composite(
+            variables=ocp.args.StandardRestore(variables),
+            optimizer=ocp.args.StandardRestore(optimizer),
+            digest=ocp.args.JsonRestore(),
+        ),
+    )
+    _verify(restored.variables | restored.optimizer, restored.digest)
+    state = like.replace(**restored.variables, **restored.optimizer)
+    if int(state.step) != step:
+        raise ValueError(f"it holds step {int(state.step)}")
+    return state
+
+
+def _restore_variables(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    tree = manager.item_metadata(step)["variables"].tree
+    like = jax.tree.map(lambda m: np.zeros(m.shape, m.dtype), tree)
+    restored = manager.restore(
+        step,
+        args=ocp.args.Composite(
+            variables=ocp.args.StandardRestore(like), digest=ocp.args.JsonRestore()
+        ),
+    )
+    _verify(restored.variables, restored.digest)
+    return restored.variables
+
+
+def _verify(tree: Any, saved: dict[str, int]) -> None:
+    for path, value in digest(tree).items():
+        if path in saved and saved[path] != value:
+            raise ValueError(f"the values of {path} are not those that were saved")
+
+
+def _choose(
+    manager: ocp.CheckpointManager, steps: list[int], step: str | int, where: pathlib.Path
+) -> list[int]:
+    """The steps to try, in order."""
+    if step == "latest":
+        return steps[::-1]
+    if step == "best":
+        scores = {s: (manager.metrics(s) or {}).get(BEST) for s in steps}
+        scores = {s: v for s, v in scores.items() if v is not None}
+        if not scores:
+            raise FileNotFoundError(f"No checkpoint in {where} was validated: there is no best.")
+        return [max(scores, key=lambda s: (scores[s], s))]
+    if not str(step).isdigit():
+        raise ValueError(f"step={step!r}: allowed are latest, best and a number of {steps}.")
+    if int(step) not in steps:
+        raise FileNotFoundError(f"There is no checkpoint {step} in {where}; there are {steps}.")
+    return [int(step)]
+
+
+def _finished_steps(folder: pathlib.Path) -> list[int]:
+    if not folder.is_dir():
+        return []
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir())
+
+
+def _set_aside_unreadable(folder: pathlib.Path, report: Callable[[str], None]) -> None:
+    """Moves checkpoints away whose metrics cannot be read: orbax reads those of all when it starts."""
+    for step in _finished_steps(folder):
+        file = folder / str(step) / "metrics" / "metrics"
+        try:
+            if file.exists():
+                json.loads(file.read_text())
+        except (ValueError, OSError) as error:
+            report(f"Checkpoint {step} is damaged and passed over ({_first_line(error)}).")
+            _set_aside(folder, str(step))
+
+
+def _set_aside(folder: pathlib.Path, name: str) -> None:
+    if jax.process_index() == 0 and (folder / name).exists():
+        target = folder / f"{name}.damaged"
+        number = 1
+        while target.exists():
+            number += 1
+            target = folder / f"{name}.damaged{number}"
+        (folder / name).rename(target)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__)[:300].rstrip(".") + "."

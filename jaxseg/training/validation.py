@@ -1,0 +1,106 @@
+"""Evaluation of a run in progress, and what it leaves in the work directory at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from jaxseg.evaluation import coco, inference, pictures
+from jaxseg.evaluation import report as reports
+from jaxseg.training import sharding, step, workdir
+
+FINISHED = "finished.json"
+PICTURE = "predictions.png"
+
+
+def make_evaluate(
+    model: nn.Module, config: ConfigDict, source: Any
+) -> Callable[..., reports.Report | None]:
+    """Builds `evaluate(variables, progress=False) -> Report`.
+
+    The first process does it on its own devices; the others get None.
+
+    Raises:
+      ValueError: `config.eval.batch_size` does not split over the devices.
+    """
+    mesh = sharding.make_mesh(jax.local_devices())
+    sharding.check_batch(config.eval.batch_size, 1, mesh, key="eval.batch_size")
+    detect = step.make_detect(model, mesh)
+
+    def evaluate(variables: Any, progress: bool = False) -> reports.Report | None:
+        if jax.process_index():
+            return None
+        context = contextlib.nullcontext()
+        if jax.process_count() > 1:
+            # Every process holds the parameters in full; the others must not be asked for anything.
+            local = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), variables)
+            variables = jax.device_put(local, sharding.replicated(mesh))
+            context = jax.set_mesh(mesh)
+        with context:
+            return inference.evaluate_source(
+                lambda batch: detect(variables, batch),
+                source,
+                config,
+                split=config.eval.split,
+                progress=progress,
+            )
+
+    return evaluate
+
+
+def scalars(report: reports.Report | None) -> dict[str, float]:
+    """`box/AP`, `mask/AP50`, ...: all numbers of a report, the same on every process; {} without annotations."""
+    found = {}
+    if report is not None and report.box and report.mask:
+        for kind, numbers in (("box", report.box), ("mask", report.mask)):
+            found |= {f"{kind}/{name}": float(v) for name, v in numbers.summary.items()}
+    if jax.process_count() > 1:
+        found = json.loads(_broadcast(json.dumps(found)))
+    return found
+
+
+def _broadcast(text: str, size: int = 65536) -> str:
+    data = np.frombuffer(text.encode().ljust(size), np.uint8)
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(data))).decode().strip()
+
+
+def write_final(
+    folder: pathlib.Path, done: int, report: reports.Report, source: Any
+) -> dict[str, pathlib.Path]:
+    """Writes the results, the tables and the picture of a finished run; `finished.json` last, as the sign of it."""
+    try:
+        files = report.save(folder)
+        picture = pictures.compare(source, report.results, folder / PICTURE)
+    except OSError as error:
+        raise type(error)(
+            f"Could not write the results to {folder}: {error.strerror or error}. The checkpoints are complete: free "
+            "some space, then start again with the same command."
+        ) from error
+    if picture:
+        files["picture"] = picture
+    workdir.write_json(folder / FINISHED, {"step": done, **report.to_dict()})
+    return files
+
+
+def read_final(folder: pathlib.Path) -> tuple[int, reports.Report] | None:
+    """(step, Report) of a run that has ended; None if it has not."""
+    try:
+        final = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        metrics = {
+            kind: coco.Metrics(iou_type, **final[kind]) if final[kind] else None
+            for kind, iou_type in (("box", "bbox"), ("mask", "segm"))
+        }
+        fields = {k: final[k] for k in ("split", "images", "seconds", "skipped", "objects")}
+        return final["step"], reports.Report(results=results, **fields, **metrics)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # absent, or from another version: it is made anew

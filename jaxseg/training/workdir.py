@@ -1,0 +1,190 @@
+"""The work directory: what makes a run self-contained, and whether it can be written at all.
+
+`run.json` holds the config, the categories and the versions of a run; evaluation and prediction need nothing else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxseg.data import sources
+
+RUN_FILE = "run.json"
+FORMAT = 1
+_PACKAGES = ("jaxseg", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def prepare(folder: str | pathlib.Path) -> pathlib.Path:
+    """Creates the work directory if need be and tries whether it can be written.
+
+    Raises:
+      OSError: it cannot; of the kind that the system reports (PermissionError, NotADirectoryError, ...).
+    """
+    folder = pathlib.Path(folder).expanduser().absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-test-{os.getpid()}"
+        probe.write_bytes(b"\0" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise type(error)(
+            f"The work directory {folder} cannot be written: {error.strerror or error}. "
+            "Choose another --workdir or mend its permissions and free space."
+        ) from error
+    return folder
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes JSON so that the file is either the old one or the new one, whole, also after a kill."""
+    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise type(error)(f"Could not write {path}: {error.strerror or error}.") from error
+
+
+def save_run(
+    folder: pathlib.Path, config: ConfigDict, categories: Sequence[sources.Category]
+) -> None:
+    """Writes `run.json`."""
+    run = dict(
+        format=FORMAT,
+        config=config.to_dict(),
+        categories=[dict(id=c.id, name=c.name) for c in categories],
+        versions=versions(),
+    )
+    write_json(pathlib.Path(folder) / RUN_FILE, run)
+
+
+def load_run(
+    folder: str | pathlib.Path, *, base: ConfigDict | None = None
+) -> tuple[ConfigDict, tuple[sources.Category, ...]]:
+    """Reads (config, categories) of a run.
+
+    Args:
+      folder: the work directory.
+      base: all keys there are, with defaults; what an older version did not know yet is filled in from it, and a key
+        that it lacks (from a newer version) raises.
+
+    Raises:
+      FileNotFoundError: no run was started there.
+      ValueError: `run.json` is damaged, or holds a config key that `base` lacks.
+    """
+    path = pathlib.Path(folder).expanduser() / RUN_FILE
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist: {folder} is not the work directory of a training run."
+        )
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        config = ConfigDict(_tuples(run["config"]))
+        categories = tuple(sources.Category(**c) for c in run["categories"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}.") from error
+    if base is not None:
+        version = run.get("versions", {}).get("jaxseg", "unknown")
+        check_keys(config, base, where=f"{path} (written by jaxseg {version})")
+        config = _filled(config, base)
+    return config, categories
+
+
+def check_keys(config: ConfigDict, base: ConfigDict, where: str = "config") -> None:
+    """Sees to it that `config` has no key that `base` lacks.
+
+    Raises:
+      ValueError: it has; every such key is named with those that it may have been meant to be.
+    """
+    known = list(_keys(base))
+    unknown = [k for k in _keys(config) if k not in set(known) and not _is_split(k, config)]
+    # A whole unknown group is one mistake, not one for every key in it.
+    unknown = [k for k in unknown if not any(k.startswith(f"{u}.") for u in unknown)]
+    if not unknown:
+        return
+    words = []
+    for key in unknown:
+        close = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
+        last = key.rpartition(".")[2]
+        close += [k for k in known if k.rpartition(".")[2] == last and k not in close][:2]
+        words.append(f"{key}" + (f" (did you mean {' or '.join(close)}?)" if close else ""))
+    raise ValueError(f"Unknown key{'s' if len(words) > 1 else ''} in {where}: {'; '.join(words)}.")
+
+
+def changes(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """What differs between two configs, as `key: old -> new`."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    return [
+        f"{key}: {before.get(key, 'absent')!r} -> {after.get(key, 'absent')!r}"
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key, _ABSENT) != after.get(key, _ABSENT)
+    ]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers of a run depend on."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+_ABSENT = object()
+
+
+def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _keys(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    for key, value in config.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, ConfigDict):
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def _is_split(key: str, config: ConfigDict) -> bool:
+    """`data.test=dict(images=..., annotations=...)`: a further split of the user's, or a key of one."""
+    parts = key.split(".")
+    if parts[0] != "data" or len(parts) not in (2, 3):
+        return False
+    value = config.data[parts[1]]
+    return isinstance(value, ConfigDict) and set(value) <= {"images", "annotations"} and bool(value)
+
+
+def _filled(config: ConfigDict, base: ConfigDict) -> ConfigDict:
+    filled = ConfigDict(config.to_dict())
+    for key, value in base.items():
+        if key not in filled:
+            filled[key] = value
+        elif isinstance(value, ConfigDict) and isinstance(filled[key], ConfigDict):
+            filled[key] = _filled(filled[key], value)
+    return filled
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has no tuples and configs have no lists."""
+    if isinstance(value, Mapping):
+        return {k: _tuples(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return tuple(_tuples(v) for v in value)
+    return value
