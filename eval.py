@@ -9,14 +9,16 @@ from __future__ import annotations
 import pathlib
 import sys
 
+import jax
 from absl import app, flags
 from ml_collections import config_flags
 from rich.console import Console
 
-from jaxseg import predictor
+from jaxseg import methods
 from jaxseg.data import sources
 from jaxseg.evaluation import inference, pictures, runs
-from jaxseg.training import checkpoints, workdir
+from jaxseg.training import checkpoints, sharding, workdir
+from jaxseg.training import step as step_lib
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -47,13 +49,19 @@ def evaluate() -> None:
     _, categories, variables, step = checkpoints.restore_for_eval(
         _WORKDIR.value, _STEP.value or config.eval.step
     )
-    report = inference.evaluate_source(
-        predictor.make_detect(config, variables),
-        source,
-        config,
-        categories=runs.match_categories(categories, source.categories),
-        split=split,
-    )
+    categories = runs.match_categories(categories, source.categories)
+    mesh = sharding.make_mesh(jax.local_devices())
+    sharding.check_batch(config.eval.batch_size, 1, mesh, key="eval.batch_size")
+    detect = step_lib.make_detect(methods.build(config), mesh)
+    with jax.set_mesh(mesh):
+        variables = jax.device_put(variables, sharding.replicated(mesh))
+        report = inference.evaluate_source(
+            lambda batch: detect(variables, batch),
+            source,
+            config,
+            categories=categories,
+            split=split,
+        )
     console = Console()
     report.print(console)
     out = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "eval" / f"{split}-{step}")

@@ -105,7 +105,7 @@ class Predictor:
         inside = (inside[:, 2:] > inside[:, :2]).all(axis=1)
         return Prediction(
             image=pixels,
-            boxes=boxes[inside].astype(np.float32),
+            mask_boxes=boxes[inside],
             scores=np.asarray(found.scores[0])[keep][inside],
             classes=np.asarray(found.classes[0])[keep][inside],
             probabilities=np.asarray(found.masks[0], np.float32)[keep][inside],
@@ -129,12 +129,13 @@ class Predictor:
 class Prediction:
     """The instances of one image, best first, in its pixels.
 
-    boxes (n, 4) float32 xyxy; scores (n,) float32; classes (n,) int, indices into `categories`;
-    probabilities (n, h, w) float32, the masks as the network gives them, over their boxes.
+    scores (n,) float32; classes (n,) int, indices into `categories`; probabilities (n, h, w)
+    float32, the masks as the network gives them, over mask_boxes (n, 4), which may stick out of the
+    image.
     """
 
     image: np.ndarray
-    boxes: np.ndarray
+    mask_boxes: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
     probabilities: np.ndarray
@@ -142,12 +143,17 @@ class Prediction:
     mask_threshold: float = 0.5
 
     def __len__(self) -> int:
-        return len(self.boxes)
+        return len(self.scores)
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
         names = ", ".join(self.class_names[:10])
         return f"Prediction({len(self)} instances in {height} x {width}: {names})"
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """(n, 4) float32 xyxy, within the image."""
+        return results_lib.clip(self.mask_boxes, self.image.shape[:2]).astype(np.float32)
 
     @property
     def class_names(self) -> list[str]:
@@ -166,7 +172,7 @@ class Prediction:
         """(H, W) bool of one instance."""
         size = self.image.shape[:2]
         x, y, region = results_lib.paste_region(
-            self.probabilities[index], self.boxes[index], size, self.mask_threshold
+            self.probabilities[index], self.mask_boxes[index], size, self.mask_threshold
         )
         mask = np.zeros(size, bool)
         mask[y : y + region.shape[1], x : x + region.shape[0]] = region.T
@@ -188,7 +194,7 @@ class Prediction:
         """
         size = self.image.shape[:2]
         return results_lib.image_results(
-            self.boxes,
+            self.mask_boxes,
             self.scores,
             self.classes,
             self.probabilities,

@@ -12,6 +12,7 @@ from typing import Any
 from rich.progress import track
 
 from jaxseg.data.problems import Problems
+from jaxseg.data.source import ImageError
 from jaxseg.evaluation.report import write_text
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -79,8 +80,8 @@ def predict_files(
     for i, path in enumerate(track(files, "Predicting", disable=not progress)):
         try:
             prediction = predict(os.fspath(path))
-        except ValueError as error:  # an image that cannot be read must not end a long run
-            problems.add(getattr(error, "reason", str(error)), path)
+        except ImageError as error:  # must not end a long run
+            problems.add(error.reason, path)
             continue
         prediction.save(overlays / f"{names[i]}.jpg")
         height, width = prediction.image.shape[:2]
