@@ -12,7 +12,7 @@ import numpy as np
 from pycocotools import mask as mask_utils
 
 from jaxseg.data import problems as problems_lib
-from jaxseg.data import source
+from jaxseg.data import rle, source
 
 _IMAGE_KEYS = ("id", "file_name", "height", "width")
 
@@ -202,29 +202,11 @@ def _rle(value: Mapping[str, Any], height: int, width: int) -> tuple[Any, str]:
                 return None, "object whose RLE does not cover its image"
             return mask_utils.frPyObjects({"counts": counts, "size": size}, height, width), ""
         counts = counts.encode("ascii")
-        if not _valid_counts(counts, height * width):
+        if not rle.covers(counts, height * width):
             return None, "object whose RLE does not cover its image"
     except (AttributeError, TypeError, ValueError):
         return None, "object whose RLE is not readable"
     return {"size": [height, width], "counts": counts}, ""
-
-
-def _valid_counts(counts: bytes, pixels: int) -> bool:
-    """Whether a compressed RLE covers exactly its image: pycocotools itself does not check, and would crash."""
-    values = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
-    if not values.size or (values < 0).any() or (values > 63).any() or values[-1] & 32:
-        return False
-    ends = np.flatnonzero((values & 32) == 0)
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    shifts = 5 * (np.arange(values.size) - np.repeat(starts, ends - starts + 1))
-    if shifts.max() > 30:
-        return False
-    runs = np.add.reduceat((values & 31) << shifts, starts)
-    negative = (values[ends] & 16) != 0
-    runs -= np.where(negative, 32 << shifts[ends], 0)
-    runs[1::2] = np.cumsum(runs[1::2])  # from the third on, differences to the run before the last
-    runs[2::2] = np.cumsum(runs[2::2])
-    return bool((runs >= 0).all() and runs.sum() == pixels)
 
 
 def _extent(segmentation: Any) -> Any:

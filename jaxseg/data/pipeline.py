@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import gc
 import json
 import threading
 from collections.abc import Iterator
@@ -60,6 +61,8 @@ class Batches(Iterator[HostBatch]):
         if self._starter is not None:
             self._starter.join()
             self._starter = None
+        if self._iterator is None:
+            raise ValueError("These batches were closed.")
         raw = self._first.popleft() if self._first else next(self._iterator)
         if isinstance(raw, BaseException):
             raise raw
@@ -90,7 +93,8 @@ class Batches(Iterator[HostBatch]):
         if self._starter is not None:
             self._starter.join(timeout=30)
         self._first.clear()
-        self._iterator = iter(())
+        self._iterator = None
+        gc.collect()  # grain's ended threads hold shared memory in cycles of frames and exceptions
         if self.problems.total():
             logging.warning("Left out: %s", self.problems.summary())
             self.problems = problems_lib.Problems()

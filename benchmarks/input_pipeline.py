@@ -1,0 +1,103 @@
+"""How many images a second one core prepares: decode, resize, flip, mask crops, pad.
+
+    python benchmarks/input_pipeline.py --images=DIR/train --annotations=DIR/annotations/instances_train.json
+
+One grain worker prepares batches while this process only receives them; `--workers=0` measures in this process.
+The first batch, with the start of the worker, is timed apart.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import resource
+import time
+from importlib import metadata
+
+from absl import app, flags
+from ml_collections import ConfigDict
+
+from configs import common
+from jaxseg.data import pipeline, sources
+
+_IMAGES = flags.DEFINE_string("images", None, "Folder of images.", required=True)
+_ANNOTATIONS = flags.DEFINE_string("annotations", None, "COCO JSON file.", required=True)
+_SIZE = flags.DEFINE_integer("size", 512, "Both sides of the padded input, in pixels.")
+_BATCH = flags.DEFINE_integer("batch_size", 16, "Images in a batch.")
+_BATCHES = flags.DEFINE_integer("batches", 30, "Timed batches.")
+_WORKERS = flags.DEFINE_integer("workers", 1, "Grain worker processes; 0: in this process.")
+_JSON = flags.DEFINE_string("json", None, "Also write the result to this file.")
+
+
+def _config() -> ConfigDict:
+    config = common.base()
+    size = _SIZE.value
+    config.data.root = os.getcwd()
+    config.data.train.images = os.path.abspath(_IMAGES.value)
+    config.data.train.annotations = os.path.abspath(_ANNOTATIONS.value)
+    config.data.keep_empty = True
+    config.data.buckets = ((size, size),)
+    config.data.resize.short, config.data.resize.max = (size,), size
+    config.data.workers = _WORKERS.value
+    config.train.batch_size = _BATCH.value
+    return config
+
+
+def measure(config: ConfigDict, count: int) -> dict[str, float]:
+    """Times `count` batches; images a second are per worker, and objects are those of the targets."""
+    source = sources.open_source(config.data, "train")
+    begin = time.perf_counter()
+    with pipeline.train_batches(config, source, first_step=0, last_step=count + 4) as batches:
+        next(batches)
+        started = time.perf_counter()
+        next(batches), next(batches), next(batches)  # what was prepared ahead while starting
+        timed = time.perf_counter()
+        objects = sum(int(next(batches).batch.targets.valid.sum()) for _ in range(count))
+        seconds = time.perf_counter() - timed
+    images = count * config.train.batch_size
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return {
+        "images_per_second": images / seconds,
+        "images_per_second_per_worker": images / seconds / max(1, config.data.workers),
+        "objects_per_image": objects / images,
+        "seconds_to_first_batch": started - begin,
+        "worker_peak_mib": children / 1024,
+    }
+
+
+def main(_: list[str]) -> None:
+    result = measure(_config(), _BATCHES.value)
+    packages = ("numpy", "opencv-python-headless", "pycocotools", "grain")
+    context = {
+        "date": datetime.date.today().isoformat(),
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in packages},
+        "size": _SIZE.value,
+        "batch_size": _BATCH.value,
+        "workers": _WORKERS.value,
+    }
+    print("| | |\n|---|---|")
+    for key, value in (context | result).items():
+        print(f"| {key} | {value:.1f} |" if isinstance(value, float) else f"| {key} | {value} |")
+    if _JSON.value:
+        with open(_JSON.value, "w") as file:
+            json.dump(context | result, file, indent=1)
+
+
+def _cpu() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+if __name__ == "__main__":
+    app.run(main)
