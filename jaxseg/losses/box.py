@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
+from jaxseg import precision
+
 
 def l1(
     pred: Shaped[Array, "*#B"],
@@ -36,8 +38,7 @@ def smooth_l1(
     """
     if beta < 0:
         raise ValueError(f"beta={beta} must not be negative.")
-    dtype = jnp.promote_types(jnp.result_type(pred, target), jnp.float32)
-    difference = pred.astype(dtype) - target.astype(dtype)
+    difference = precision.at_least_float32(pred) - precision.at_least_float32(target)
     if where is not None:
         difference = jnp.where(where, difference, 0.0)
     absolute = jnp.abs(difference)

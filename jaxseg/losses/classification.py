@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from jaxseg import precision
+
 
 def softmax_cross_entropy(
     logits: Shaped[Array, "*B C"],
@@ -24,7 +26,7 @@ def softmax_cross_entropy(
       class_weights: a factor for each class.
       where: entries that count. The others' loss and gradient are 0 whatever they hold, NaN too.
     """
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = precision.at_least_float32(logits)
     if where is not None:
         logits, labels = jnp.where(where[..., None], logits, 0.0), jnp.where(where, labels, 0)
     loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -46,8 +48,8 @@ def binary_cross_entropy(
       targets: in [0, 1]; any value where `where` is False.
       where: entries that count. The others' loss and gradient are 0 whatever they hold, NaN too.
     """
-    dtype = jnp.promote_types(logits.dtype, jnp.float32)
-    logits, targets = logits.astype(dtype), targets.astype(dtype)
+    logits = precision.at_least_float32(logits)
+    targets = targets.astype(logits.dtype)
     if where is not None:
         logits, targets = jnp.where(where, logits, 0.0), jnp.where(where, targets, 0.0)
     loss = optax.losses.sigmoid_binary_cross_entropy(logits, targets)

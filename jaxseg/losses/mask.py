@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Shaped
 
+from jaxseg import precision
+
 
 def binary_cross_entropy(
     logits: Shaped[Array, "*R h w"],
@@ -20,8 +22,8 @@ def binary_cross_entropy(
       targets: in [0, 1].
       where: RoIs that count. The others' loss and gradient are 0 whatever they hold, NaN too.
     """
-    dtype = jnp.promote_types(logits.dtype, jnp.float32)
-    logits, targets = logits.astype(dtype), targets.astype(dtype)
+    logits = precision.at_least_float32(logits)
+    targets = targets.astype(logits.dtype)
     if where is not None:
         logits = jnp.where(where[..., None, None], logits, 0.0)
         targets = jnp.where(where[..., None, None], targets, 0.0)

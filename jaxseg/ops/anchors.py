@@ -64,5 +64,10 @@ def level_anchors(
 
 
 def centres(anchors: Float[np.ndarray, "M 4"]) -> Float[np.ndarray, "M 2"]:
-    """The middles (y, x) of anchors: an anchor counts for an image if its middle lies inside."""
-    return 0.5 * (anchors[:, 1::-1] + anchors[:, 3:1:-1])
+    """The middles (y, x) of anchors, to 1/64 pixel: an anchor counts for an image if its middle
+    lies inside.
+    """
+    middle = 0.5 * (anchors[:, 1::-1] + anchors[:, 3:1:-1])
+    # Float32 corners may give 7.9999995 for 8, which would count a cell of the padding for the
+    # image.
+    return (np.round(middle * 64) / 64).astype(np.float32)

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
+from jaxseg import precision
+
 # Detectron2's bound of what a delta may do to a side: anchors of 16 px can become 1000 px.
 MAX_LOG_SCALE = math.log(1000.0 / 16.0)
 # Sides are held above this before a division or a logarithm. Far below any real box, so it only
@@ -20,13 +22,9 @@ MAX_LOG_SCALE = math.log(1000.0 / 16.0)
 _MIN_SIDE = 1e-6
 
 
-def _at_least_float32(x: Shaped[Array, "..."]) -> Float[Array, "..."]:
-    return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
-
-
 def area(boxes: Shaped[Array, "... 4"]) -> Float[Array, "..."]:
     """Areas in square pixels, 0 for boxes without extent."""
-    boxes = _at_least_float32(boxes)
+    boxes = precision.at_least_float32(boxes)
     sides = jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0.0)
     return sides[..., 0] * sides[..., 1]
 
@@ -35,7 +33,7 @@ def intersection(
     a: Shaped[Array, "... N 4"], b: Shaped[Array, "... M 4"]
 ) -> Float[Array, "... N M"]:
     """The areas that every box of `a` shares with every box of `b`, in square pixels."""
-    a, b = _at_least_float32(a), _at_least_float32(b)
+    a, b = precision.at_least_float32(a), precision.at_least_float32(b)
     # One coordinate at a time: a trailing axis of two would leave most vector lanes idle.
     ax1, ay1, ax2, ay2 = (a[..., :, None, i] for i in range(4))
     bx1, by1, bx2, by2 = (b[..., None, :, i] for i in range(4))
@@ -97,7 +95,7 @@ def decode(
       clip: upper bound of the logarithmic change of a side.
       clip_lower: bound it below by -clip too, as MMDetection does.
     """
-    deltas = _at_least_float32(deltas)
+    deltas = precision.at_least_float32(deltas)
     dx, dy, dw, dh = (deltas[..., i] / w for i, w in zip(range(4), weights, strict=True))
     lower = -clip if clip_lower else None
     ax, ay, aw, ah = _centre_and_sides(anchors)
@@ -107,7 +105,7 @@ def decode(
 
 
 def _centre_and_sides(boxes: Shaped[Array, "... 4"]) -> tuple[Float[Array, "..."], ...]:
-    x1, y1, x2, y2 = (_at_least_float32(boxes)[..., i] for i in range(4))
+    x1, y1, x2, y2 = (precision.at_least_float32(boxes)[..., i] for i in range(4))
     return 0.5 * (x1 + x2), 0.5 * (y1 + y2), x2 - x1, y2 - y1
 
 
@@ -119,7 +117,7 @@ def clip(boxes: Shaped[Array, "*B 4"], image_size: Shaped[Array, "*I 2"]) -> Flo
       image_size: (height, width), one for all boxes (2,) or with the first of the boxes' leading
         axes, e.g. (B, 2).
     """
-    boxes, size = _at_least_float32(boxes), _at_least_float32(image_size)
+    boxes, size = precision.at_least_float32(boxes), precision.at_least_float32(image_size)
     size = size.reshape(size.shape[:-1] + (1,) * (boxes.ndim - size.ndim) + (2,))
     limit = jnp.stack([size[..., 1], size[..., 0]] * 2, axis=-1)
     return jnp.clip(boxes, 0.0, limit)
@@ -127,5 +125,5 @@ def clip(boxes: Shaped[Array, "*B 4"], image_size: Shaped[Array, "*I 2"]) -> Flo
 
 def hflip(boxes: Shaped[Array, "... 4"], width: float | Shaped[Array, ""]) -> Float[Array, "... 4"]:
     """Mirrors boxes about the vertical axis of an image of that width: x becomes width - x."""
-    x1, y1, x2, y2 = (_at_least_float32(boxes)[..., i] for i in range(4))
+    x1, y1, x2, y2 = (precision.at_least_float32(boxes)[..., i] for i in range(4))
     return jnp.stack([width - x2, y1, width - x1, y2], axis=-1)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped, UInt8
 
+from jaxseg import precision
+
 
 def unpack(packed: UInt8[Array, "*B S S/8"]) -> Float[Array, "*B S S"]:
     """Masks of 0.0 and 1.0 from their bits, the highest bit leftmost."""
@@ -25,8 +27,8 @@ def sample_crops(
 
     A crop lies over its object's box, with the centre of its first pixel half a pixel inside;
     beyond is 0. This is aligned RoIAlign with at least 2 x 2 samples a cell, more where cells are
-    so coarse that samples would miss crop pixels. No gradient flows. RoIs and boxes without extent
-    or with NaN give finite values.
+    so coarse that samples would miss crop pixels. Values are multiples of 1/4096.
+    No gradient flows. RoIs and boxes without extent or with NaN give finite values.
 
     Args:
       packed: crops of the objects' masks.
@@ -36,12 +38,15 @@ def sample_crops(
       size: (h, w) of the result.
     """
     crops = unpack(packed[index])
-    boxes = jax.lax.stop_gradient(gt_boxes)[index].astype(jnp.float32)
-    rois = jax.lax.stop_gradient(rois).astype(jnp.float32)
+    boxes = precision.at_least_float32(jax.lax.stop_gradient(gt_boxes))[index]
+    rois = precision.at_least_float32(jax.lax.stop_gradient(rois))
     side = crops.shape[-1]
     rows = _weights(rois[:, 1::2], boxes[:, 1::2], side, size[0])
     columns = _weights(rois[:, 0::2], boxes[:, 0::2], side, size[1])
-    return jnp.einsum("rhy,ryx,rwx->rhw", rows, crops, columns, precision="highest")
+    mean = jnp.einsum("rhy,ryx,rwx->rhw", rows, crops, columns, precision="highest")
+    # Means of exactly 0.5 are common; without rounding, noise of the last bit would decide which
+    # side of a threshold they fall on, and differently on another number of devices.
+    return jnp.round(mean * 4096) / 4096
 
 
 def _weights(

@@ -58,7 +58,15 @@ def test_number_of_anchors_at_full_size():
 def test_centres_are_rows_before_columns():
     anchors = anchor_ops.level_anchors((2, 3), 8, (16,), (0.5, 2.0), offset=0.5)
     expected = np.repeat([[y, x] for y in (4, 12) for x in (4, 12, 20)], 2, axis=0)
-    np.testing.assert_allclose(anchor_ops.centres(anchors), expected, atol=1e-5)
+    np.testing.assert_array_equal(anchor_ops.centres(anchors), expected)
+
+
+@pytest.mark.parametrize("size, stride", [(8.7, 4), (16.1, 8), (90.51, 16), (360, 64)])
+def test_centres_are_exact(size, stride):
+    # What lies on an image's border must not slip inside by rounding.
+    anchors = anchor_ops.level_anchors((1, 400), stride, size, (1 / 3, 0.5, 1.0, 2.0))
+    x = anchor_ops.centres(anchors)[:, 1].reshape(400, 4)
+    np.testing.assert_array_equal(x, np.arange(400)[:, None] * np.full((1, 4), stride))
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_equals_direct_sampling(rng, size, samples):
     assert (seen >= 0).all() and (seen <= 1 + 1e-6).all()
     for r, (i, roi) in enumerate(zip(index, rois, strict=True)):
         expected = direct(crops[i], boxes[i], roi, size, samples)
-        np.testing.assert_allclose(seen[r], expected, atol=1e-4)
+        np.testing.assert_allclose(seen[r], expected, atol=1.5e-4)  # rounded to 1/4096
 
 
 def test_own_box_at_a_divisor_of_the_side_gives_block_means(rng):
@@ -75,7 +75,7 @@ def test_own_box_at_a_divisor_of_the_side_gives_block_means(rng):
         step = SIDE // size
         seen = sample_crops(pack(crops), box, jnp.zeros(1, jnp.int32), box, (size, size))
         blocks = crops[0].reshape(size, step, size, step).mean((1, 3))
-        np.testing.assert_allclose(seen[0], blocks, atol=1e-5)
+        np.testing.assert_array_equal(seen[0], blocks)
 
 
 def test_a_full_mask_ends_at_its_box():
