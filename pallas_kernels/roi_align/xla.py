@@ -28,24 +28,16 @@ class Spec(NamedTuple):
     aligned: bool
 
 
-class _Corners(NamedTuple):
-    """One axis of the sampling grid of one RoI: for S positions the two neighbouring cells and their weights."""
-
-    low: jax.Array  # (S,) int32
-    high: jax.Array
-    low_weight: jax.Array  # (S,) float32; both weights are 0 where the position lies off the map
-    high_weight: jax.Array
-
-
 def _wide(x: jax.Array) -> jax.Array:
     """At least float32 (float64 stays)."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _axis_corners(start, length, bins: int, ratio: int, limit) -> _Corners:
-    """Positions of `bins * ratio` samples from `start` over `length`, in cells of a map of `limit` valid cells.
+def _axis_corners(start, length, bins: int, ratio: int, limit) -> tuple[jax.Array, jax.Array]:
+    """The two neighbours (S, 2) int32 of S = bins * ratio positions along one axis of a map, and their weights (S, 2).
 
-    Torchvision's border rule: a position outside [-1, limit] counts as zero, else it is clamped to [0, limit - 1].
+    The positions lie evenly from `start` over `length`, in cells of which `limit` are valid. Torchvision's border rule:
+    a position outside [-1, limit] counts as zero, another one is clamped to [0, limit - 1].
     """
     offsets = (np.arange(bins * ratio) + 0.5) / ratio / bins
     position = start + jnp.asarray(offsets, start.dtype) * length
@@ -55,52 +47,54 @@ def _axis_corners(start, length, bins: int, ratio: int, limit) -> _Corners:
     low = jnp.floor(position).astype(jnp.int32)
     high = jnp.minimum(low + 1, limit - 1)
     fraction = position - low
-    scale = (
-        inside.astype(position.dtype) / ratio
-    )  # the mean over the samples of a bin, one factor an axis
-    return _Corners(low, high, (1.0 - fraction) * scale, fraction * scale)
+    weights = jnp.stack([1.0 - fraction, fraction], -1)
+    # The mean over the samples of a bin: one factor an axis.
+    weights *= inside[:, None].astype(position.dtype) / ratio
+    return jnp.stack([low, high], -1), weights
 
 
-def _sampling(box, level, image_size, spec: Spec) -> tuple[jax.Array, jax.Array]:
-    """Flat cell indices and weights of one RoI: each (h*s, 2, w*s, 2), the 2s being the low and high neighbours."""
+class _Grid(NamedTuple):
+    """The separable sampling grid of one RoI: flat index of each row's first cell, and the columns within a row."""
+
+    row: jax.Array  # (h*s, 2) int32; the 2 are the low and high neighbours
+    row_weight: jax.Array  # (h*s, 2) float32
+    column: jax.Array  # (w*s, 2)
+    column_weight: jax.Array
+
+
+def _sampling(box, level, image_size, spec: Spec) -> _Grid:
     heights, widths = (np.array(v, np.int32) for v in zip(*spec.shapes, strict=True))
     bases = np.concatenate([[0], np.cumsum(heights * widths)[:-1]]).astype(np.int32)
     level = jnp.clip(level, 0, len(spec.shapes) - 1)
-    base, height, width = (
-        jnp.asarray(bases)[level],
-        jnp.asarray(heights)[level],
-        jnp.asarray(widths)[level],
-    )
-    stride = jnp.asarray(np.array(spec.strides, np.float32))[level]
+    base, height, width = (jnp.asarray(table)[level] for table in (bases, heights, widths))
+    box = _wide(box)
+    stride = jnp.asarray(spec.strides, box.dtype)[level]
     limit_y, limit_x = height, width
     if image_size is not None:  # only the cells that hold the image, not those of its padding
         cells = jnp.ceil(image_size / stride).astype(jnp.int32)
         limit_y, limit_x = jnp.clip(cells[0], 1, height), jnp.clip(cells[1], 1, width)
 
-    box = _wide(box) / stride.astype(_wide(box).dtype) - (0.5 if spec.aligned else 0.0)
+    box = box / stride - (0.5 if spec.aligned else 0.0)
     size = box[2:] - box[:2]
     if not spec.aligned:
         size = jnp.maximum(size, 1.0)
     (h, w), s = spec.output_size, spec.sampling_ratio
-    y = _axis_corners(box[1], size[1], h, s, limit_y)
-    x = _axis_corners(box[0], size[0], w, s, limit_x)
-    rows = jnp.stack([y.low, y.high], -1) * width + base
-    index = rows[:, :, None, None] + jnp.stack([x.low, x.high], -1)
-    weight_y = jnp.stack([y.low_weight, y.high_weight], -1)
-    weight_x = jnp.stack([x.low_weight, x.high_weight], -1)
-    return index, weight_y[:, :, None, None] * weight_x
+    y, y_weight = _axis_corners(box[1], size[1], h, s, limit_y)
+    x, x_weight = _axis_corners(box[0], size[0], w, s, limit_x)
+    return _Grid(y * width + base, y_weight, x, x_weight)
 
 
 def _pool_one(flat, box, level, image_size, spec: Spec) -> jax.Array:
-    """(cells, C) -> (h, w, C), float32."""
+    """(cells, C) -> (h, w, C), at least float32."""
     (h, w), s = spec.output_size, spec.sampling_ratio
-    index, weight = _sampling(box, level, image_size, spec)
-    weight = weight.astype(_wide(flat[:0]).dtype)
+    grid = _sampling(box, level, image_size, spec)
     total = 0.0
     for dy in range(2):
         for dx in range(2):
-            values = _wide(flat[index[:, dy, :, dx]])
-            total += values * weight[:, dy, :, dx, None]
+            index = grid.row[:, None, dy] + grid.column[None, :, dx]
+            weight = grid.row_weight[:, None, dy] * grid.column_weight[None, :, dx]
+            values = _wide(flat[index])
+            total += values * weight[..., None].astype(values.dtype)
     return total.reshape(h, s, w, s, -1).sum((1, 3))
 
 
@@ -119,13 +113,18 @@ def _forward_image(flat, boxes, levels, image_size, spec: Spec) -> jax.Array:
 
 
 def _backward_image(gradient, boxes, levels, image_size, cells: int, spec: Spec) -> jax.Array:
-    """(R, h, w, C) -> (cells, C) float32, by one scatter-add over all samples of all RoIs."""
-    channels, s = gradient.shape[-1], spec.sampling_ratio
-    index, weight = jax.vmap(lambda b, k: _sampling(b, k, image_size, spec))(boxes, levels)
-    spread = jnp.repeat(jnp.repeat(_wide(gradient), s, 1), s, 2)
+    """(R, h, w, C) -> (cells, C), at least float32, by one scatter-add."""
+    s, gradient = spec.sampling_ratio, _wide(gradient)
+    grid = jax.vmap(lambda b, k: _sampling(b, k, image_size, spec))(boxes, levels)
+    # One update a sample and corner, (R, h*s, 2, w*s, 2) of C numbers each; XLA fuses them into the scatter.
+    index = grid.row[:, :, :, None, None] + grid.column[:, None, None]
+    weight = grid.row_weight[:, :, :, None, None] * grid.column_weight[:, None, None]
+    spread = jnp.repeat(jnp.repeat(gradient, s, 1), s, 2)
     updates = spread[:, :, None, :, None, :] * weight[..., None].astype(spread.dtype)
-    zeros = jnp.zeros((cells, channels), updates.dtype)
-    return zeros.at[index.reshape(-1)].add(updates.reshape(-1, channels), mode="promise_in_bounds")
+    zeros = jnp.zeros((cells, gradient.shape[-1]), gradient.dtype)
+    return zeros.at[index.reshape(-1)].add(
+        updates.reshape(-1, zeros.shape[-1]), mode="promise_in_bounds"
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
