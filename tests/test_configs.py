@@ -1,0 +1,99 @@
+"""The argument part of `--config=FILE:argument`, and that every config file makes a config."""
+
+import importlib
+import pathlib
+
+import ml_collections
+import pytest
+
+from configs import common
+
+SPEC = dict(
+    backbone=("r50", "r101"), schedule=("1x", "3x"), root="", steps=10, lr=0.5, runlocal=False
+)
+CONFIGS = sorted(
+    path.stem
+    for path in pathlib.Path(common.__file__).parent.glob("*.py")
+    if path.stem not in ("__init__", "common")
+)
+
+
+@pytest.mark.parametrize("arg", [None, "", ","])
+def test_without_argument_the_defaults(arg):
+    parsed = common.parse_arg(arg, **SPEC).to_dict()
+    assert parsed == {**SPEC, "backbone": "r50", "schedule": "1x"}
+
+
+def test_bare_words_equal_assignments():
+    bare = common.parse_arg("r101,runlocal,3x", **SPEC)
+    assert bare == common.parse_arg("runlocal=True,schedule=3x,backbone=r101", **SPEC)
+    assert (bare.backbone, bare.schedule, bare.runlocal) == ("r101", "3x", True)
+
+
+@pytest.mark.parametrize(
+    "arg, key, value",
+    [
+        ("steps=7", "steps", 7),
+        ("lr=1e-3", "lr", 1e-3),
+        ("root=/data/a=b c", "root", "/data/a=b c"),
+        ("root=", "root", ""),
+        ("runlocal=1", "runlocal", True),
+        ("runlocal=false", "runlocal", False),
+        ("r50,r101", "backbone", "r101"),  # the last one counts
+    ],
+)
+def test_values_get_the_type_of_the_default(arg, key, value):
+    parsed = common.parse_arg(arg, **SPEC)[key]
+    assert parsed == value and type(parsed) is type(value)
+
+
+@pytest.mark.parametrize(
+    "arg, words",
+    [
+        ("r18", ["'r18'", "r50|r101"]),
+        ("bakcbone=r50", ["'bakcbone=r50'", "backbone=r50|r101"]),
+        ("backbone=r18", ["backbone='r18'", "r50, r101"]),
+        ("runlocal=yes", ["runlocal='yes'", "True and False"]),
+        ("root", ["'root'", "root=..."]),
+        ("steps=many", ["steps", "many"]),
+        ("=3", ["'=3'"]),
+    ],
+)
+def test_errors_name_what_was_got_and_what_is_allowed(arg, words):
+    with pytest.raises(ValueError) as error:
+        common.parse_arg(arg, **SPEC)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_word_that_two_arguments_allow_is_refused():
+    with pytest.raises(ValueError, match="'same'"):
+        common.parse_arg("same", a=("x", "same"), b=("y", "same"))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("arg", [None, "runlocal"])
+def test_configs_have_exactly_the_keys_of_the_base(name, arg):
+    """A typo in a config file would add a key that nothing reads."""
+    config = importlib.import_module(f"configs.{name}").get_config(arg)
+    assert isinstance(config, ml_collections.ConfigDict)
+    assert keys(config) <= keys(common.base())
+
+
+def keys(config, prefix=""):
+    found = set()
+    for key, value in config.items():
+        found.add(prefix + key)
+        if isinstance(value, ml_collections.ConfigDict):
+            found |= keys(value, f"{prefix}{key}.")
+    return found
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_configs_share_nothing_between_calls(name):
+    get_config = importlib.import_module(f"configs.{name}").get_config
+    first = get_config(None)
+    first.optim.lr = -1.0
+    first.data.train.images = "elsewhere"
+    second = get_config(None)
+    assert second.optim.lr > 0 and second.data.train.images != "elsewhere"
