@@ -1,4 +1,6 @@
-"""Cell nuclei in microscopy images (Data Science Bowl 2018) from nothing, on a CPU: one class, up to 369 objects an image.
+"""Cell nuclei in microscopy images (Data Science Bowl 2018) from nothing, on a CPU.
+
+One class, up to 369 objects an image, nearly all of them small.
 
   python train.py --config=configs/nuclei.py:root=DIR --workdir=runs/nuclei
 
@@ -23,7 +25,6 @@ def get_config(arg=None):
     config.model.rpn.pre_nms, config.model.rpn.post_nms = (1000, 1000), (500, 700)
     config.model.criterion.rpn.samples = 256
     config.model.criterion.roi.samples = 128
-    config.model.criterion.roi.positive_fraction = 0.5
     config.model.test.max_detections = config.eval.max_detections = 400
     config.model.test.candidates = 700
     config.optim.lr, config.optim.base_batch_size = 0.02, 8

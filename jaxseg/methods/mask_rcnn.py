@@ -59,7 +59,7 @@ class MaskRCNN(nn.Module):
         return self.criterion.total((rpn_terms, *terms), mask_losses, step)
 
     def detect(self, batch: Batch) -> Detections:
-        """Instances of each image, in pixels of the network input. Entries of the batch that are not valid have none."""
+        """Instances of each image, in pixels of the network input. Entries that are not valid have none."""
         pyramid = self.features(batch, train=False)
         logits, deltas = self.rpn(pyramid)
         proposals = self.rpn.propose(logits, deltas, pyramid, batch.valid, train=False)

@@ -46,6 +46,7 @@ class BatchNorm(nn.Module):
     def __call__(
         self, x: Float[Array, "*B C"], *, mask: Bool[Array, "*B"] | None = None, train: bool = False
     ) -> Array:
+        x = _without_padding(x, mask)
         shape = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
@@ -81,6 +82,7 @@ class GroupNorm(nn.Module):
         train: bool = False,
     ) -> Array:
         del train
+        x = _without_padding(x, mask)
         channels = x.shape[-1]
         groups = next(g for g in range(min(self.groups, channels), 0, -1) if channels % g == 0)
         scale = self.param("scale", nn.initializers.ones, (channels,))
@@ -124,18 +126,22 @@ def by_name(name: str) -> Callable[..., nn.Module]:
     return NORMS[name]
 
 
+def _without_padding(x: Array, mask: Array | None) -> Array:
+    """Zeros where there is no valid element: what was there, NaN too, reaches no sum and no gradient."""
+    return x if mask is None else jnp.where(mask[..., None], x, 0)
+
+
 def _moments(x, mask, axes) -> tuple[Array, Array, Array]:
-    """Mean, variance (biased) and count over the valid elements along `axes` (kept), in float32; 0 where there are none."""
+    """Mean, variance (biased) and count of the valid elements along `axes` (kept), at least float32; 0 without any."""
     x = precision.at_least_float32(x)
-    weight = (
-        jnp.ones((*x.shape[:-1], 1), x.dtype) if mask is None else mask[..., None].astype(x.dtype)
-    )
-    weight = jnp.broadcast_to(weight, (*x.shape[:-1], 1))
+    if mask is None:
+        weight = jnp.ones((*x.shape[:-1], 1), x.dtype)
+    else:
+        weight = mask[..., None].astype(x.dtype)
     count = weight.sum(axes, keepdims=True)
     scale = 1.0 / jnp.maximum(count, 1.0)
-    # where, not only a product: a padded element may hold NaN.
-    mean = jnp.where(weight > 0, x, 0.0).sum(axes, keepdims=True) * scale
-    var = jnp.where(weight > 0, jnp.square(x - mean), 0.0).sum(axes, keepdims=True) * scale
+    mean = x.sum(axes, keepdims=True) * scale  # padding is 0
+    var = (weight * jnp.square(x - mean)).sum(axes, keepdims=True) * scale
     return mean, var, count
 
 

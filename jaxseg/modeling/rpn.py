@@ -127,7 +127,7 @@ class RPN(nn.Module):
         return RoIs(boxes, chosen, chosen)
 
     def _level_candidates(self, logits, deltas, anchors, image_size, number: int):
-        """(B, number, 4) decoded boxes, (B, number) scores and validity of a level's best anchors, padded to `number`."""
+        """Boxes (B, number, 4), scores and validity (B, number) of a level's best anchors, padded to `number`."""
         inside = centred_inside(anchors, image_size)
         count = min(number, logits.shape[1])
         masked = jnp.where(inside & ~jnp.isnan(logits), logits, -jnp.inf)
