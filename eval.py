@@ -10,13 +10,14 @@ import pathlib
 import sys
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 from rich.console import Console
 
 from jaxseg import methods
 from jaxseg.data import sources
 from jaxseg.evaluation import inference, pictures, runs
+from jaxseg.evaluation import report as reports
 from jaxseg.training import checkpoints, sharding, workdir
 from jaxseg.training import step as step_lib
 
@@ -35,9 +36,11 @@ _OUT = flags.DEFINE_string("out", None, "Folder for the results; default: WORKDI
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}.")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
     try:
         evaluate()
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"eval.py: {error}")
 
 
@@ -50,6 +53,8 @@ def evaluate() -> None:
         _WORKDIR.value, _STEP.value or config.eval.step
     )
     categories = runs.match_categories(categories, source.categories)
+    out = _OUT.value or pathlib.Path(_WORKDIR.value) / "eval" / f"{split}-{step}"
+    out = reports.make_folder(out)
     mesh = sharding.make_mesh(jax.local_devices())
     sharding.check_batch(config.eval.batch_size, 1, mesh, key="eval.batch_size")
     detect = step_lib.make_detect(methods.build(config), mesh)
@@ -64,7 +69,6 @@ def evaluate() -> None:
         )
     console = Console()
     report.print(console)
-    out = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "eval" / f"{split}-{step}")
     report.save(out)
     if source.annotated:
         pictures.compare(source, report.results, out / "predictions.png")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from rich.console import Console
 
 from jaxseg import predictor
@@ -30,13 +30,15 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}. Quote globs.")
     patterns = [part for value in _IMAGES.value for part in value.split(",") if part]
     console = Console()
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
     try:
         files = folder.find_images(patterns)
         model = predictor.Predictor.from_workdir(
             _WORKDIR.value, _STEP.value, score_threshold=_SCORE.value
         )
         count, problems = folder.predict_files(model, files, _OUT.value, model.categories)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"predict.py: {error}")
     done = len(files) - problems.total()
     console.print(f"{count} instances in {done} images: see {_OUT.value}", highlight=False)

@@ -161,11 +161,21 @@ def test_predicting_a_folder(images):
     assert coco.evaluate(listing, results, "segm").summary["AP"] == -1.0
 
 
-def test_a_fault_that_is_not_the_images_ends_the_run(images):
-    def predict(path):
-        raise RuntimeError("out of memory")
+def test_a_fault_that_is_not_the_images_ends_the_run_and_keeps_what_is_done(images):
+    predictor, _ = make_predictor()
 
+    def predict(path):
+        if path.endswith("x.png"):
+            raise RuntimeError("out of memory")
+        return predictor(path)
+
+    files = [images / "a/b/x.jpg", images / "a/x.png"]
     with pytest.raises(RuntimeError, match="out of memory"):
-        folder.predict_files(
-            predict, [images / "a/x.png"], images / "out", CATEGORIES, progress=False
-        )
+        folder.predict_files(predict, files, images / "out", CATEGORIES, progress=False)
+    assert len(json.loads((images / "out/results.json").read_text())) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is_predicted(images):
+    (images / "out").write_text("a file is in the way")
+    with pytest.raises(OSError, match=r"out cannot be written.*--out"):
+        folder.predict_files(None, [images / "a/x.png"], images / "out", CATEGORIES)

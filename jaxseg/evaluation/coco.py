@@ -162,7 +162,8 @@ def _twelve(
 def _match_faster(truth: dict, detections: dict, iou_type: str, max_detections: int):
     from faster_coco_eval import COCO, COCOeval_faster
 
-    run = COCOeval_faster(COCO(truth), COCO(detections), iou_type, separate_eval=True)
+    pair = [COCO(dataset, print_function=_say_nothing) for dataset in (truth, detections)]
+    run = COCOeval_faster(*pair, iou_type, print_function=_say_nothing, separate_eval=True)
     return _arrays(run, max_detections)
 
 
@@ -183,6 +184,10 @@ def _arrays(run, max_detections: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     run.evaluate()
     run.accumulate()
     return np.asarray(run.eval["precision"]), np.asarray(run.eval["recall"]), run.params.iouThrs
+
+
+def _say_nothing(*_: object) -> None:
+    pass
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from rich.progress import track
 
 from jaxseg.data.problems import Problems
 from jaxseg.data.source import ImageError
-from jaxseg.evaluation.report import write_text
+from jaxseg.evaluation.report import make_folder, write_text
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -58,7 +58,7 @@ def predict_files(
     """Predicts each file and writes overlays/*.jpg, results.json and images.json into `out`.
 
     images.json is a COCO file without annotations: it ties the image ids of results.json, counted
-    from 1, to the files. Both are written at the end, overlays as they come.
+    from 1, to the files. Both are written at the end, also at an early one; overlays as they come.
 
     Args:
       predict: path -> an object with `image`, `save(path)` and `to_coco(image_id)`, e.g. a
@@ -71,30 +71,31 @@ def predict_files(
     Returns:
       The number of detections, and the images that were skipped, counted by reason.
     """
-    out = pathlib.Path(out)
-    overlays = out / "overlays"
-    overlays.mkdir(parents=True, exist_ok=True)
+    out = make_folder(out)
+    overlays = make_folder(out / "overlays")
     problems, names = Problems(), _names(files)
     images: list[dict] = []
     results: list[dict] = []
-    for i, path in enumerate(track(files, "Predicting", disable=not progress)):
-        try:
-            prediction = predict(os.fspath(path))
-        except ImageError as error:  # must not end a long run
-            problems.add(error.reason, path)
-            continue
-        prediction.save(overlays / f"{names[i]}.jpg")
-        height, width = prediction.image.shape[:2]
-        name = os.fspath(path)
-        images.append({"id": i + 1, "file_name": name, "height": height, "width": width})
-        results += prediction.to_coco(i + 1)
-    listing = {
-        "images": images,
-        "annotations": [],
-        "categories": [{"id": c.id, "name": c.name} for c in categories],
-    }
-    write_text(out / "images.json", json.dumps(listing, indent=1))
-    write_text(out / "results.json", json.dumps(results))
+    try:
+        for i, path in enumerate(track(files, "Predicting", disable=not progress)):
+            try:
+                prediction = predict(os.fspath(path))
+            except ImageError as error:  # must not end a long run
+                problems.add(error.reason, path)
+                continue
+            prediction.save(overlays / f"{names[i]}.jpg")
+            height, width = prediction.image.shape[:2]
+            name = os.fspath(path)
+            images.append({"id": i + 1, "file_name": name, "height": height, "width": width})
+            results += prediction.to_coco(i + 1)
+    finally:
+        listing = {
+            "images": images,
+            "annotations": [],
+            "categories": [{"id": c.id, "name": c.name} for c in categories],
+        }
+        write_text(out / "images.json", json.dumps(listing, indent=1))
+        write_text(out / "results.json", json.dumps(results))
     return len(results), problems
 
 

@@ -27,7 +27,7 @@ def run(
     categories: Sequence[Any],
     *,
     mask_threshold: float = 0.5,
-    workers: int = 2,
+    workers: int = 1,
     advance: Callable[[int], None] | None = None,
 ) -> list[dict]:
     """Detects in all batches and returns the COCO results in the order of the images.
@@ -38,7 +38,8 @@ def run(
       batches: `HostBatch`es, e.g. of `jaxseg.data.pipeline.eval_batches`.
       categories: the data set's categories in the order of the class indices; `id` is used.
       mask_threshold: pixels with at least this probability belong to an object.
-      workers: threads that paste; as many batches wait at most.
+      workers: threads that paste; twice as many batches wait at most. One pastes about 10,000 masks
+        a second, and more of them get in each other's way unless masks are large.
       advance: called with the number of images after each batch that is done.
 
     Returns:
@@ -70,7 +71,7 @@ def run(
     try:
         for host_batch in batches:
             pending.append(pool.submit(finish, host_batch, detect(host_batch.batch)))
-            if len(pending) > workers:
+            if len(pending) > 2 * workers:
                 collect(pending.popleft())
         while pending:
             collect(pending.popleft())

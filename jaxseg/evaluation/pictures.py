@@ -69,7 +69,8 @@ def compare(
         found = [r for r in results if r["image_id"] == info.id and r["score"] >= score]
         objects = [a for a in truth["annotations"] if a["image_id"] == info.id]
         pair = (instances(found, ids, *size), instances(objects, ids, *size))
-        rows.append(visualization.side_by_side(image, *pair, names, side=side))
+        titles = (f"prediction, score >= {score:g}", "ground truth")
+        rows.append(visualization.side_by_side(image, *pair, names, titles=titles, side=side))
     if not rows:
         return None
     return visualization.write_image(

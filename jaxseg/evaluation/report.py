@@ -10,12 +10,13 @@ import tempfile
 from collections import Counter
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from jaxseg.evaluation.coco import Metrics
 
-_CLASS_COLUMNS = ("AP", "AP50", "AP75")
+_CLASS_COLUMNS = ("AP", "AP50")  # all twelve are in metrics.json
 
 
 @dataclasses.dataclass
@@ -74,7 +75,7 @@ class Report:
         for name, count in self.skipped.items():
             console.print(f"skipped: {count} {name}", style="yellow", highlight=False)
         for title, header, rows in self._tables():
-            table = Table(title=title)
+            table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
             for i, column in enumerate(header):
                 table.add_column(column, justify="left" if i == 0 else "right")
             for row in rows:
@@ -107,18 +108,36 @@ class Report:
     def _tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
         if not (self.box and self.mask):
             return []
-        box, mask = self.box, self.mask
-        rows = [[k, _number(box.summary[k]), _number(mask.summary[k])] for k in box.summary]
+        kinds = {"box": self.box, "mask": self.mask}
+        rows = [[k, *(_number(m.summary[k]) for m in kinds.values())] for k in self.box.summary]
         tables = [(f"COCO metrics on {self.split}", ["", "box", "mask"], rows)]
         header = ["class", "objects"]
-        header += [f"{kind} {key}" for kind in ("box", "mask") for key in _CLASS_COLUMNS]
+        header += [f"{kind} {key}" for kind in kinds for key in _CLASS_COLUMNS]
         rows = [
             [name, str(self.objects.get(name, ""))]
-            + [_number(m.per_class[name][key]) for m in (box, mask) for key in _CLASS_COLUMNS]
-            for name in box.per_class
+            + [_number(m.per_class[name][key]) for m in kinds.values() for key in _CLASS_COLUMNS]
+            for name in self.box.per_class
         ]
         tables.append((f"Per class on {self.split}", header, rows))
         return tables
+
+
+def make_folder(path: str | os.PathLike) -> pathlib.Path:
+    """Makes a folder for results if need be, and tries whether it can be written, before long work.
+
+    Raises:
+      OSError: it cannot.
+    """
+    path = pathlib.Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        raise type(error)(
+            f"The folder {path} cannot be written: {error.strerror or error}. Choose another --out."
+        ) from error
+    return path
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
