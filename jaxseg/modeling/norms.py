@@ -1,6 +1,7 @@
 """Normalisation that knows what is padding.
 
-Statistics are taken over valid elements only, so that a padded pixel, RoI or batch entry changes nothing. Under jit
+Statistics are taken over the elements of `mask` only, so that a padded pixel, RoI or batch entry changes nothing; the
+others are normalised with them too, and may be anything finite. Under jit
 over a mesh the means run over the global batch: batch norm is synchronised by construction.
 """
 
@@ -46,7 +47,6 @@ class BatchNorm(nn.Module):
     def __call__(
         self, x: Float[Array, "*B C"], *, mask: Bool[Array, "*B"] | None = None, train: bool = False
     ) -> Array:
-        x = _without_padding(x, mask)
         shape = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
@@ -82,7 +82,6 @@ class GroupNorm(nn.Module):
         train: bool = False,
     ) -> Array:
         del train
-        x = _without_padding(x, mask)
         channels = x.shape[-1]
         groups = next(g for g in range(min(self.groups, channels), 0, -1) if channels % g == 0)
         scale = self.param("scale", nn.initializers.ones, (channels,))
@@ -126,11 +125,6 @@ def by_name(name: str) -> Callable[..., nn.Module]:
     return NORMS[name]
 
 
-def _without_padding(x: Array, mask: Array | None) -> Array:
-    """Zeros where there is no valid element: what was there, NaN too, reaches no sum and no gradient."""
-    return x if mask is None else jnp.where(mask[..., None], x, 0)
-
-
 def _moments(x, mask, axes) -> tuple[Array, Array, Array]:
     """Mean, variance (biased) and count of the valid elements along `axes` (kept), at least float32; 0 without any."""
     x = precision.at_least_float32(x)
@@ -138,6 +132,7 @@ def _moments(x, mask, axes) -> tuple[Array, Array, Array]:
         weight = jnp.ones((*x.shape[:-1], 1), x.dtype)
     else:
         weight = mask[..., None].astype(x.dtype)
+        x = jnp.where(mask[..., None], x, 0)
     count = weight.sum(axes, keepdims=True)
     scale = 1.0 / jnp.maximum(count, 1.0)
     mean = x.sum(axes, keepdims=True) * scale  # padding is 0
