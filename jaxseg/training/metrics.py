@@ -36,7 +36,7 @@ class MetricWriter:
             self._events = tensorboardX.SummaryWriter(
                 str(pathlib.Path(folder) / EVENTS),
                 purge_step=step + 1 if step else None,
-                write_to_disk=True,
+                filename_suffix=f".{os.getpid()}.{step}",  # the rest of the name is only the second
             )
         except OSError as error:
             raise self._failure(error) from error
@@ -193,4 +193,9 @@ def duration(seconds: float) -> str:
 
 def make_console() -> Console:
     """A console that keeps a line one line, also in a log file."""
-    return Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+    return (
+        console
+        if console.is_terminal
+        else Console(width=120, soft_wrap=True, highlight=False, markup=False)
+    )

@@ -58,11 +58,12 @@ def make_evaluate(
 
 
 def scalars(report: reports.Report | None) -> dict[str, float]:
-    """`box/AP`, `mask/AP50`, ...: all numbers of a report, the same on every process; {} without annotations."""
+    """`box/AP`, `mask/AP50`, ...: what a report measures, the same on every process; {} without annotations."""
     found = {}
     if report is not None and report.box and report.mask:
         for kind, numbers in (("box", report.box), ("mask", report.mask)):
-            found |= {f"{kind}/{name}": float(v) for name, v in numbers.summary.items()}
+            # -1 is "not defined": nothing to log
+            found |= {f"{kind}/{n}": float(v) for n, v in numbers.summary.items() if v >= 0}
     if jax.process_count() > 1:
         found = json.loads(_broadcast(json.dumps(found)))
     return found

@@ -82,3 +82,26 @@ def make_config(**train):
     config.train.update(**train)
     config.eval.update(batch_size=4)
     return config
+
+
+def main(folder: str, *settings: str) -> None:
+    """A run as a process of its own; `settings` are `optim.lr=0.1` and the like."""
+    from jaxseg.training import loop
+
+    config = make_config()
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        _set(config, key, value)
+    result = loop.train(config, folder, base=common.base(), build=build)
+    sys.exit(0 if result.finished else 143)
+
+
+def _set(config, key, value):
+    *groups, last = key.split(".")
+    for group in groups:
+        config = config[group]
+    config[last] = type(config[last])(value)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -161,14 +161,11 @@ import test_step, standin, numpy as np
 from jaxseg.training import sharding
 config = standin.make_config(batch_size=16)
 batch = test_step.random_batch(16)
-for accumulate in (1, 2):
-    for norm in ("batch_norm", "group_norm"):
-        results = []
-        for count in (1, 8):
-            mesh = sharding.make_mesh(jax.devices()[:count])
-            model = standin.Standin(3, norm=norm)
-            results.append(test_step.run(config, model, 2, batch, mesh=mesh, accumulate=accumulate))
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *results)
+results = []
+for count in (1, 8):
+    mesh = sharding.make_mesh(jax.devices()[:count])
+    results.append(test_step.run(config, standin.Standin(3), 2, batch, mesh=mesh, accumulate=2))
+jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *results)
 print("same")
 """
     here = pathlib.Path(__file__).parent

@@ -1,0 +1,92 @@
+import json
+import os
+
+import pytest
+import standin
+
+from jaxseg.data.sources import Category
+from jaxseg.training import workdir
+
+CATEGORIES = (Category(3, "cat"), Category(9, "dog"))
+
+
+def test_a_run_comes_back(tmp_path):
+    config = standin.make_config()
+    workdir.save_run(tmp_path, config, CATEGORIES)
+    found, categories = workdir.load_run(tmp_path, base=standin.common.base())
+    assert found.to_dict() == config.to_dict()
+    assert categories == CATEGORIES
+    assert set(os.listdir(tmp_path)) == {"run.json"}
+    assert "jax" in json.loads((tmp_path / "run.json").read_text())["versions"]
+
+
+def test_an_older_run_gets_the_new_defaults(tmp_path):
+    config = standin.make_config()
+    del config.optim.ema
+    workdir.save_run(tmp_path, config, CATEGORIES)
+    found, _ = workdir.load_run(tmp_path, base=standin.common.base())
+    assert found.optim.ema == 0.0
+    assert found.train.steps == 12
+
+
+def test_a_newer_run_names_the_key_and_its_version(tmp_path):
+    config = standin.make_config()
+    config.optim.nesterov = True
+    workdir.save_run(tmp_path, config, CATEGORIES)
+    workdir.load_run(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"Unknown key in .*run.json \(written by .*optim.nesterov"
+    ):
+        workdir.load_run(tmp_path, base=standin.common.base())
+
+
+def test_a_folder_without_a_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="not the work directory of a training run"):
+        workdir.load_run(tmp_path)
+
+
+def test_a_damaged_run_file(tmp_path):
+    (tmp_path / "run.json").write_text('{"config": ')
+    with pytest.raises(ValueError, match=r"run.json is damaged"):
+        workdir.load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("optim.lrate", r"optim.lrate \(did you mean optim.lr"),
+        ("optim.batch_size", r"optim.batch_size \(did you mean .*train.batch_size"),
+        ("training", r"training \(did you mean .*train"),
+    ],
+)
+def test_unknown_keys_are_named_with_what_was_meant(path, message):
+    config = standin.make_config()
+    group = config
+    for name in path.split(".")[:-1]:
+        group = group[name]
+    group[path.rpartition(".")[2]] = 1
+    with pytest.raises(ValueError, match=message):
+        workdir.check_keys(config, standin.common.base())
+
+
+def test_further_splits_are_no_unknown_keys():
+    config = standin.make_config()
+    config.data.test = dict(images="test", annotations="test.json")
+    workdir.check_keys(config, standin.common.base())
+
+
+def test_changes_are_told_one_by_one():
+    old, new = standin.make_config(), standin.make_config(steps=20)
+    new.data.new = 1
+    assert sorted(workdir.changes(old, new)) == ["data.new: 'absent' -> 1", "train.steps: 12 -> 20"]
+
+
+@pytest.mark.parametrize("folder", ["file", "file/below", "/proc/jaxseg"])
+def test_a_work_directory_that_cannot_be_written(tmp_path, folder):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"The work directory .* cannot be written"):
+        workdir.prepare(tmp_path / folder)
+
+
+def test_a_new_work_directory_is_made_and_left_empty(tmp_path):
+    assert os.listdir(workdir.prepare(tmp_path / "a" / "b")) == []
