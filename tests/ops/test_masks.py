@@ -123,6 +123,8 @@ def test_degenerate_boxes_give_finite_masks_and_no_gradient(box, roi):
 
     total, gradients = total_and_gradients(packed, box, roi)
     assert 0 <= total <= 16
+    if not (box[0, 2:] > box[0, :2]).all():
+        assert total == 0  # an object without extent covers nothing
     for gradient in gradients:
         np.testing.assert_array_equal(gradient, np.zeros((1, 4)))
 
