@@ -70,8 +70,7 @@ def evaluate() -> None:
     console = Console()
     report.print(console)
     report.save(out)
-    if source.annotated:
-        pictures.compare(source, report.results, out / "predictions.png")
+    pictures.compare(source, report.results, out / "predictions.png")
     console.print(f"Step {step}; written to {out}", highlight=False)
 
 

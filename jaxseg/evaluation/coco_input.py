@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from pycocotools import mask as mask_utils
 
 IOU_TYPES = ("bbox", "segm")
@@ -168,6 +169,7 @@ def _geometry(entry: Mapping, key: str, images: Mapping, what: str) -> Any:
             return to_rle(value, int(image["height"]), int(image["width"]))
         except (ValueError, TypeError) as error:
             raise ValueError(f"The segmentation of {name}, image {image['id']}, {error}.") from None
+    value = value.tolist() if isinstance(value, np.ndarray) else value
     if not isinstance(value, Sequence) or len(value) != 4 or not _finite(value):
         raise ValueError(
             f"The bbox of {name} must be four finite numbers x, y, w, h, got {value!r}."

@@ -53,8 +53,10 @@ def compare(
       side: pixels of the longer side of each image; smaller images are enlarged to it.
 
     Returns:
-      The path; None if the source has no image that can be read.
+      The path; None if the source is not annotated or has no image that can be read.
     """
+    if not source.annotated:
+        return None
     truth = source.coco()
     ids = [category.id for category in source.categories]
     names = [category.name for category in source.categories]

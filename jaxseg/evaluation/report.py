@@ -25,7 +25,7 @@ class Report:
 
     split: str
     images: int
-    seconds: float  # for detecting and pasting, without the evaluation of the results
+    seconds: float  # for detecting and pasting, with compilation, without the evaluator
     skipped: dict[str, int] = dataclasses.field(default_factory=dict)  # what was left out: how many
     results: list[dict] = dataclasses.field(default_factory=list)  # COCO results
     box: Metrics | None = None
@@ -43,10 +43,10 @@ class Report:
 
     @property
     def headline(self) -> str:
-        """One line: what was run, how fast, and the two APs."""
+        """One line: what was run, how long it took, and the two APs."""
         line = (
-            f"{self.split}: {self.images} images, {len(self.results)} detections, "
-            f"{self.images / max(self.seconds, 1e-9):.1f} images/s"
+            f"{self.split}: {len(self.results)} detections in {self.images} images, "
+            f"{self.seconds:.1f} s with compilation"
         )
         if self.box and self.mask:
             line += f", box AP {self.box.summary['AP']:.3f}, mask AP {self.mask.summary['AP']:.3f}"

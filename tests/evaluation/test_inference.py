@@ -127,6 +127,7 @@ def test_a_split_without_annotations_only_gives_results(make_detect, folder, tmp
     assert list(files) == ["results"]
     assert json.loads(files["results"].read_text()) == report.results
     report.print()
+    assert pictures.compare(source, report.results, tmp_path / "out/predictions.png") is None
 
 
 def test_the_written_files_give_the_numbers_again(make_detect, folder, tmp_path):
