@@ -93,9 +93,7 @@ def test_run_lengths_equal_those_of_the_whole_image():
 
 
 def test_real_masks_survive_a_crop_to_28_and_back(test_data):
-    """Over real annotations, as Detectron2's test has it: mean IoU above 0.95 for an area-averaged
-    crop.
-    """
+    """Over real annotations, as Detectron2's test has it; the mean IoU is 0.968."""
     truth = json.loads((test_data / "coco_cc/annotations/instances_train.json").read_text())
     sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
     ious = []
@@ -107,11 +105,11 @@ def test_real_masks_survive_a_crop_to_28_and_back(test_data):
         crop = area_crop(mask, (x, y, x + w, y + h), 28)
         pasted = results_lib.paste_rle(crop, np.array([x, y, x + w, y + h]), size)
         ious.append(mask_utils.iou([pasted], [rle], [0])[0, 0])
-    assert np.mean(ious) > 0.94
+    assert np.mean(ious) > 0.96
 
 
 def area_crop(mask, box, cells, samples=4):
-    """The mean of samples x samples bilinear-free point samples in each cell."""
+    """The mean of samples x samples points in each cell."""
     points = (np.arange(cells * samples) + 0.5) / (cells * samples)
     ys = np.clip(np.floor(box[1] + points * (box[3] - box[1])), 0, mask.shape[0] - 1).astype(int)
     xs = np.clip(np.floor(box[0] + points * (box[2] - box[0])), 0, mask.shape[1] - 1).astype(int)
