@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import json
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,6 +44,8 @@ class Batches(Iterator[HostBatch]):
         self._iterator = workers.iterate(dataset, data.workers, data.prefetch)
         self._first: collections.deque[Any] = collections.deque()
         self._starter = None
+        # At the interpreter's end grain could not close itself any more.
+        self._finalizer = weakref.finalize(self, self._iterator.close)
         if data.workers and self._length:
             self._starter = threading.Thread(target=self._start, daemon=True)
             self._starter.start()
@@ -89,7 +92,7 @@ class Batches(Iterator[HostBatch]):
         """Ends the workers. Further calls do nothing."""
         if self._iterator is None:
             return
-        self._iterator.close()
+        self._finalizer()
         if self._starter is not None:
             self._starter.join(timeout=30)
         self._first.clear()

@@ -26,6 +26,7 @@ _EMPTY = 0.04  # share of scenes without objects
 _SIDE = (0.1, 1.0)  # an object's diameter, in parts of the scene's shorter side
 _HUDDLED = 0.35  # share of objects put beside the one before
 _MIN_VISIBLE = 0.35  # an object stays in sight at least this much
+_INSIDE = 0.6  # an object's centre is this far inside the scene, in parts of its radius
 _MIN_PIXELS = 12
 _TRIES = 20
 _CACHED = 4
@@ -161,9 +162,9 @@ def _draw(info: source.ImageInfo, rng: np.random.Generator) -> Scene:
         0, np.int64
     )  # pixels of each object: in sight, and at least to stay so
     last = None
-    for _ in range(info.num_objects):
+    for radius in _radii(rng, info):
         for attempt in range(_TRIES):
-            shape = _place(rng, info, last, shrink=0.9**attempt)
+            shape = _place(rng, info, last, float(radius) * 0.9**attempt)
             window, inside = drawing.silhouette(shape, info.height, info.width)
             loss = _loss(owner[window], inside, len(classes))
             if inside.sum() >= _MIN_PIXELS and np.all(visible - loss >= least):
@@ -181,19 +182,26 @@ def _draw(info: source.ImageInfo, rng: np.random.Generator) -> Scene:
     return Scene(drawing.finish(rng, image), tuple(classes), masks)
 
 
-def _place(
-    rng: np.random.Generator, info: source.ImageInfo, last: drawing.Shape | None, shrink: float
-) -> drawing.Shape:
-    """Draws an object; `shrink` makes it smaller where earlier tries found no room."""
+def _radii(rng: np.random.Generator, info: source.ImageInfo) -> np.ndarray:
+    """Draws the objects' radii, by and large the biggest first: they would cover what is there already."""
     low, high = np.log(_SIDE)
-    shorter = min(info.height, info.width)
-    radius = max(3.5, 0.5 * shorter * float(np.exp(rng.uniform(low, high))) * shrink)
-    centre = rng.uniform(0, 1, 2) * (info.height, info.width)
+    radii = 0.5 * min(info.height, info.width) * np.exp(rng.uniform(low, high, info.num_objects))
+    return radii[np.argsort(-radii * np.exp(rng.normal(0, 0.7, radii.size)))]
+
+
+def _place(
+    rng: np.random.Generator, info: source.ImageInfo, last: drawing.Shape | None, radius: float
+) -> drawing.Shape:
+    """Draws all of an object but its radius."""
+    radius = max(3.5, radius)
+    sides = np.array((info.height, info.width))
+    margin = np.minimum(_INSIDE * radius, sides / 2)
+    centre = margin + rng.uniform(0, 1, 2) * (sides - 2 * margin)
     if last is not None and rng.random() < _HUDDLED:
         angle = rng.uniform(0, 2 * np.pi)
-        radius = min(radius, 1.5 * last.radius)
         distance = (radius + last.radius) * rng.uniform(0.7, 1.0)
-        centre = np.array(last.centre) + distance * np.array((np.sin(angle), np.cos(angle)))
+        beside = np.array(last.centre) + distance * np.array((np.sin(angle), np.cos(angle)))
+        centre = np.clip(beside, 0, sides)
     return drawing.Shape(
         class_index=int(rng.integers(len(drawing.NAMES))),
         centre=(float(centre[0]), float(centre[1])),

@@ -59,6 +59,8 @@ def _init_worker(index: int, count: int) -> None:
     # Ctrl-C reaches the whole group; the parent decides what happens then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
+    # A damaged file is reported by its name, once.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
