@@ -38,6 +38,27 @@ def conv(
     )
 
 
+class Deconv2x2(nn.Module):
+    """A 2x2 transposed convolution of stride 2: output (2y + i, 2x + j) is input (y, x) times kernel[i, j].
+
+    Windows do not overlap, so it is one matrix product. XLA's own transposed convolution is as fast forward, but its
+    gradients took 8 times longer on a CPU (128 x 14 x 14 x 64 to 64 channels: 0.30 s against 0.04 s).
+    """
+
+    channels: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N 2*H 2*W D"]:
+        n, h, w, c = x.shape
+        kernel = self.param("kernel", msra, (2, 2, c, self.channels))
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        x, kernel, bias = (v.astype(self.dtype) for v in (x, kernel, bias))
+        y = x.reshape(-1, c) @ kernel.transpose(2, 0, 1, 3).reshape(c, -1)
+        y = y.reshape(n, h, w, 2, 2, self.channels).transpose(0, 1, 3, 2, 4, 5)
+        return y.reshape(n, 2 * h, 2 * w, self.channels) + bias
+
+
 def cells_of_image(
     image_size: Float[Array, "B 2"], height: int, width: int, stride: int
 ) -> Bool[Array, "B H W"]:

@@ -108,9 +108,7 @@ class FCNMaskHead(nn.Module):
             )
             flat = nn.relu(self.norm(name=f"norm{index}")(flat, mask=cells, train=train))
         features = flat.reshape(*x.shape[:2], *flat.shape[1:])
-        up = nn.ConvTranspose(
-            self.channels, (2, 2), (2, 2), kernel_init=layers.msra, dtype=self.dtype, name="deconv"
-        )(flat)
+        up = layers.Deconv2x2(self.channels, self.dtype, name="deconv")(flat)
         up = nn.relu(up).reshape(*x.shape[:2], *up.shape[1:])
         logits = ClassConv(self.num_maps, self.dtype, name="predictor")(up, classes)
         return MaskOutputs(logits, features)
