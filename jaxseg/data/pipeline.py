@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import gc
 import json
@@ -41,36 +40,30 @@ class Batches(Iterator[HostBatch]):
     def __init__(self, dataset: grain.MapDataset, data: Any):
         self.problems = problems_lib.Problems()
         self._length = len(dataset)
-        self._iterator = workers.iterate(dataset, data.workers, data.prefetch)
-        self._first: collections.deque[Any] = collections.deque()
-        self._starter = None
+        self._live = [workers.iterate(dataset, data.workers, data.prefetch)]  # empty: closed
         # At the interpreter's end grain could not close itself any more.
-        self._finalizer = weakref.finalize(self, self._iterator.close)
+        self._finalizer = weakref.finalize(self, _end, self._live)
+        self._first: list[Any] = []
+        self._starter = None
         if data.workers and self._length:
-            self._starter = threading.Thread(target=self._start, daemon=True)
+            arguments = (self._live[0], self._first)
+            self._starter = threading.Thread(target=_take_first, args=arguments, daemon=True)
             self._starter.start()
-
-    def _start(self) -> None:
-        try:
-            self._first.append(next(self._iterator))
-        except BaseException as error:  # raised where the batch is asked for
-            self._first.append(error)
 
     def __len__(self) -> int:
         """The number of batches, from the first on."""
         return self._length
 
     def __next__(self) -> HostBatch:
+        if not self._live:
+            raise ValueError("These batches were closed.")
         if self._starter is not None:
             self._starter.join()
             self._starter = None
-        if self._iterator is None:
-            raise ValueError("These batches were closed.")
-        raw = self._first.popleft() if self._first else next(self._iterator)
+        raw = self._first.pop() if self._first else _take(self._live[0])
         if isinstance(raw, BaseException):
             raise raw
-        # Own memory instead of a worker's: shared memory is freed at once, whatever becomes of the batch.
-        return self._host_batch({k: np.array(v) if k != "problems" else v for k, v in raw.items()})
+        return self._host_batch(raw)
 
     def _host_batch(self, raw: dict[str, Any]) -> HostBatch:
         from jaxseg import structures  # here, so that workers need no flax
@@ -90,14 +83,11 @@ class Batches(Iterator[HostBatch]):
 
     def close(self) -> None:
         """Ends the workers. Further calls do nothing."""
-        if self._iterator is None:
-            return
         self._finalizer()
         if self._starter is not None:
             self._starter.join(timeout=30)
+            self._starter = None
         self._first.clear()
-        self._iterator = None
-        gc.collect()  # grain's ended threads hold shared memory in cycles of frames and exceptions
         if self.problems.total():
             logging.warning("Left out: %s", self.problems.summary())
             self.problems = problems_lib.Problems()
@@ -107,6 +97,24 @@ class Batches(Iterator[HostBatch]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _take(iterator: Iterator[Any]) -> dict[str, Any]:
+    """The next batch in memory of its own: what the worker shared is freed at once."""
+    raw = next(iterator)
+    return {key: np.array(v) if key != "problems" else v for key, v in raw.items()}
+
+
+def _take_first(iterator: Iterator[Any], first: list[Any]) -> None:
+    try:
+        first.append(_take(iterator))
+    except BaseException as error:  # raised where the batch is asked for
+        first.append(error)
+
+
+def _end(live: list[Any]) -> None:
+    live.pop().close()
+    gc.collect()  # grain's ended threads hold shared memory in cycles of frames and exceptions
 
 
 def train_batches(
