@@ -9,7 +9,10 @@ import pytest
 from absl import flags
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "filterwarnings", "ignore:__array__ implementation:DeprecationWarning"
+    )  # pycocotools' own, at every mask
     # grain reads absl's flags, which nobody parses under pytest.
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()

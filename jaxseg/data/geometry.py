@@ -59,7 +59,9 @@ class Geometry:
         return np.array(((x0 + ox) / sx, (y0 + oy) / sy, (x1 + ox) / sx, (y1 + oy) / sy))
 
 
-def shortest_edge(size: tuple[int, int], short: float, longest: float) -> tuple[int, int]:
+def shortest_edge(
+    size: tuple[int, int], short: int | float, longest: int | float
+) -> tuple[int, int]:
     """The (height, width) whose shorter side is `short`, unless the longer side would exceed `longest`."""
     factor = min(short / min(size), longest / max(size))
     return _scaled(size, factor)
@@ -80,7 +82,7 @@ def _scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
 
 def draw(
     resize: Any,
-    flip: float,
+    flip: int | float,
     original: tuple[int, int],
     bucket: tuple[int, int],
     rng: np.random.Generator,
@@ -125,7 +127,7 @@ def choose_bucket(size: tuple[int, int], buckets: Sequence[tuple[int, int]]) -> 
     return min(range(len(buckets)), key=lambda i: cost(buckets[i]))
 
 
-def _as_tuple(value: Any) -> tuple[float, ...]:
+def _as_tuple(value: Any) -> tuple[int | float, ...]:
     return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 

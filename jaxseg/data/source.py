@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -55,6 +55,7 @@ class ImageError(ValueError):
         self.path = path
 
 
+@runtime_checkable
 class Source(Protocol):
     """A random-access data set. It must be picklable: worker processes get a copy."""
 

@@ -66,9 +66,10 @@ def _init_worker(index: int, count: int) -> None:
 
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
+    # The sentinel tells at once, unless some other child of the parent keeps it open.
     while os.getppid() == parent.pid:
-        # The sentinel tells at once, unless some other child of the parent keeps it open.
-        multiprocessing.connection.wait([parent.sentinel], timeout=_POLL_SECONDS)
+        if multiprocessing.connection.wait([parent.sentinel], timeout=_POLL_SECONDS):
+            break
     os._exit(1)
 
 

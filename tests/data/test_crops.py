@@ -143,7 +143,7 @@ def test_rle_agrees_with_pycocotools(seed):
     encoded = _encode(mask)
     assert rle.covers(encoded["counts"], mask.size)
     assert not rle.covers(encoded["counts"], mask.size + 1)
-    first, last = sorted(rng.integers(0, mask.shape[1] + 1, 2))
+    first, last = sorted(rng.integers(0, mask.shape[1] + 1, 2).tolist())
     np.testing.assert_array_equal(rle.decode_columns(encoded, first, last), mask[:, first:last])
 
 
@@ -166,7 +166,7 @@ def test_a_whole_object_keeps_its_annotated_box():
         1,
         np.array([10, 10, 50, 50], np.float32),
         _instance([20, 20, 40, 40]).segmentation,
-        9,
+        9.0,
         False,
     )
     place = geometry.Geometry((100, 100), (50, 50), (0, 0), (50, 50), True)
@@ -178,12 +178,12 @@ def test_a_whole_object_keeps_its_annotated_box():
 def test_a_cut_object_gets_the_box_of_what_is_left():
     # An L: the crop takes away its foot, so that the box becomes narrower than the clipped one.
     points = np.array([10, 10, 20, 10, 20, 60, 60, 60, 60, 80, 10, 80], np.float32)
-    item = source.Instance(0, np.array([10, 10, 60, 80], np.float32), (points,), 1000, False)
+    item = source.Instance(0, np.array([10, 10, 60, 80], np.float32), (points,), 1000.0, False)
     place = geometry.Geometry((100, 100), (100, 100), (0, 0), (50, 100), False)
     np.testing.assert_allclose(_objects([item], place).boxes, [[10, 10, 20, 50]])
     mask = np.zeros((100, 100), np.uint8)
     mask[10:80, 10:20] = mask[60:80, 10:60] = 1
-    item = source.Instance(0, item.box, _encode(mask), 1000, False)
+    item = source.Instance(0, item.box, _encode(mask), 1000.0, False)
     np.testing.assert_allclose(_objects([item], place).boxes, [[10, 10, 20, 50]])
 
 
@@ -193,7 +193,7 @@ def test_objects_out_of_sight_are_dropped():
     )  # its box reaches the crop, its mask does not
     items = [
         _instance([60, 60, 90, 90]),
-        source.Instance(0, np.array([10, 10, 90, 90], np.float32), (corner,), 3200, False),
+        source.Instance(0, np.array([10, 10, 90, 90], np.float32), (corner,), 3200.0, False),
         _instance([5, 5, 15, 15], cls=2),
     ]
     place = geometry.Geometry((100, 100), (100, 100), (0, 0), (40, 40), False)

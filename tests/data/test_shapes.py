@@ -57,7 +57,7 @@ def test_scenes_have_all_that_makes_it_hard():
 
 @pytest.mark.parametrize("name", shapes_drawing.NAMES)
 def test_silhouettes(name):
-    shape = shapes_drawing.Shape(shapes_drawing.NAMES.index(name), (50, 60), 40, 0.3, 1.0)
+    shape = shapes_drawing.Shape(shapes_drawing.NAMES.index(name), (50.0, 60.0), 40.0, 0.3, 1.0)
     window, inside = shapes_drawing.silhouette(shape, 100, 120)
     mask = np.zeros((100, 120), bool)
     mask[window] = inside
