@@ -7,15 +7,20 @@ of that step or nothing. It gets its name when it is complete, so that a kill in
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import pathlib
+import re
+import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -41,8 +46,10 @@ class Checkpoints:
             _set_aside_unreadable(self._folder, report)
         self._manager = _manager(self._folder, read_only=False)
         self._last: int | None = None
+        self._quiet = contextlib.ExitStack()
 
     def __enter__(self) -> Checkpoints:
+        self._quiet.enter_context(_told_once())
         return self
 
     def __exit__(self, kind, *_) -> None:
@@ -52,6 +59,8 @@ class Checkpoints:
         except Exception as error:
             if kind is None:
                 raise self._failure(error) from error
+        finally:
+            self._quiet.close()
 
     @property
     def steps(self) -> list[int]:
@@ -68,6 +77,7 @@ class Checkpoints:
         Raises:
           OSError: this save or the one before could not be written, e.g. because the disk is full.
         """
+        self.wait()
         step = int(state.step)
         variables, optimizer = _items(state)
         try:
@@ -152,7 +162,7 @@ class Checkpoints:
         finished = [s for s in _finished_steps(self._folder) if s != self._last]
         newest = f"checkpoint {finished[-1]} is the newest" if finished else "there is no other yet"
         return OSError(
-            f"Could not write checkpoint {self._last} to {self._folder}: {_first_line(error)} "
+            f"Could not write checkpoint {self._last} to {self._folder}: {_cause(error)} "
             f"({newest}). Free some space or mend the folder, then start again with the same command."
         )
 
@@ -401,6 +411,33 @@ def _set_aside(folder: pathlib.Path, name: str) -> None:
         (folder / name).rename(target)
 
 
+@contextlib.contextmanager
+def _told_once() -> Iterator[None]:
+    """Keeps orbax from logging each error of its threads at length before it raises it."""
+
+    def keep(record) -> bool:
+        return not (record.exc_info and f"{os.sep}orbax{os.sep}" in record.pathname)
+
+    def unraisable(args) -> None:
+        # Of the arrays whose write was still under way when another one failed.
+        if str(args.exc_value) != "Event loop is closed":
+            before(args)
+
+    before, sys.unraisablehook = sys.unraisablehook, unraisable
+    logging.get_absl_logger().addFilter(keep)
+    try:
+        yield
+    finally:
+        logging.get_absl_logger().removeFilter(keep)
+        sys.unraisablehook = before
+
+
+def _cause(error: BaseException) -> str:
+    """What the operating system said, if it is known; TensorStore hides it in a long message."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(code[1])) if code else _first_line(error)
+
+
 def _first_line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
-    return (text[0] if text else type(error).__name__)[:300].rstrip(".") + "."
+    return (text[0] if text else type(error).__name__)[:300].rstrip(".")

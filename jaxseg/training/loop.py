@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
+import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -39,12 +40,13 @@ from jaxseg.training.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What became of a run. `finished` is False if a signal stopped it (after saving)."""
+    """What became of a run. If it is not finished, `signal` is the number of what stopped it (after saving)."""
 
     workdir: pathlib.Path
     step: int
     finished: bool
     report: reports.Report | None = None
+    signal: int = 0
 
 
 def train(
@@ -172,11 +174,13 @@ class _Run:
         step = int(self.state.step)
         self.saved.wait()
         if not done:
-            name = self.stop.signal.name if self.stop.signal else "the scheduler"
+            number = (
+                self.stop.signal or signal.SIGTERM
+            )  # under jax.distributed it is caught elsewhere
             self.console.print(
-                f"Stopped by {name}: step {step} is saved. The same command continues from there."
+                f"Stopped by {number.name}: step {step} is saved. The same command continues from there."
             )
-            return Result(self.folder, step, False)
+            return Result(self.folder, step, False, signal=int(number))
         if self.report is not None:
             self._finish(step, self.report)
         return Result(self.folder, step, True, self.report)

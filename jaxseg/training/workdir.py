@@ -108,19 +108,26 @@ def check_keys(config: ConfigDict, base: ConfigDict, where: str = "config") -> N
     Raises:
       ValueError: it has; every such key is named with those that it may have been meant to be.
     """
-    known = list(_keys(base))
-    unknown = [k for k in _keys(config) if k not in set(known) and not _is_split(k, config)]
+    known = keys(base)
+    unknown = [k for k in keys(config) if k not in known and not _is_split(k, config)]
     # A whole unknown group is one mistake, not one for every key in it.
     unknown = [k for k in unknown if not any(k.startswith(f"{u}.") for u in unknown)]
-    if not unknown:
-        return
-    words = []
-    for key in unknown:
-        close = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
-        last = key.rpartition(".")[2]
-        close += [k for k in known if k.rpartition(".")[2] == last and k not in close][:2]
-        words.append(f"{key}" + (f" (did you mean {' or '.join(close)}?)" if close else ""))
-    raise ValueError(f"Unknown key{'s' if len(words) > 1 else ''} in {where}: {'; '.join(words)}.")
+    if unknown:
+        words = "; ".join(suggest(key, known) for key in unknown)
+        raise ValueError(f"Unknown key{'s' if len(unknown) > 1 else ''} in {where}: {words}.")
+
+
+def suggest(key: str, known: Sequence[str]) -> str:
+    """An unknown key with those that it may have been meant to be: `optim.lrate (did you mean optim.lr?)`."""
+    close = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
+    last = key.rpartition(".")[2]
+    close += [k for k in known if k.rpartition(".")[2] == last and k not in close][:2]
+    return key + (f" (did you mean {' or '.join(close)}?)" if close else "")
+
+
+def keys(config: ConfigDict) -> list[str]:
+    """All keys of a config and of its groups, groups themselves included: `optim`, `optim.lr`, ..."""
+    return list(_keys(config))
 
 
 def changes(old: ConfigDict, new: ConfigDict) -> list[str]:

