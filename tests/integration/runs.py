@@ -49,7 +49,7 @@ def start(folder, *settings, **options):
     return subprocess.Popen(
         [sys.executable, str(script), str(folder), *settings],
         env=environment,
-        stdout=subprocess.PIPE,
+        stdout=options.pop("stdout", subprocess.PIPE),
         stderr=subprocess.STDOUT,
         text=True,
         **options,
@@ -66,8 +66,8 @@ def log(folder):
     return [{k: v for k, v in line.items() if k not in SPEEDS} for line in metrics.read(folder)]
 
 
-def assert_same(folder, wanted):
+def assert_same(folder, wanted, step=12):
     """Both runs ended with the same bits, and their logs say the same, each step once."""
-    assert bits(folder) == bits(wanted)
+    assert bits(folder, step) == bits(wanted, step)
     assert log(folder) == log(wanted)
     assert (folder / "results.json").read_text() == (wanted / "results.json").read_text()

@@ -8,6 +8,7 @@ import time
 
 import pytest
 import runs
+import standin
 
 from jaxseg.training import checkpoints, validation
 
@@ -113,52 +114,70 @@ def kill_when(folder, condition, *settings):
     return process.returncode
 
 
-def marked_processes(mark):
-    found = []
-    for entry in pathlib.Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and mark.encode() in (entry / "environ").read_bytes():
-                found.append(entry.name)
-        except OSError:
-            continue
-    return found
+# Images large enough to travel through shared memory, in blocks of a size that nothing else has.
+LONG = ("train.steps=150", "train.eval_every=50", "train.save_every=5", "train.log_every=10")
+LARGE = ("data.buckets=((152, 168),)", "data.shapes.size=(140, 150)", "data.resize.short=(150,)")
+LARGE += ("data.resize.max=168", "data.workers=2")
+BLOCK = 4 * 152 * 168 * 3
 
 
 @pytest.mark.slow
-def test_kills_at_random_moments_change_no_bit_and_leave_nothing_behind(tmp_path, whole):
+def test_kills_at_random_moments_change_no_bit_and_leave_nothing_behind(tmp_path):
+    whole, folder, settings = tmp_path / "whole", tmp_path / "killed", (*LONG, *LARGE)
+    config = standin.make_config()
+    standin.update(config, *settings)
+    runs.train(whole, config)
     rng = random.Random(0)
-    mark = f"JAXSEG_TEST={tmp_path}"
-    shared = set(os.listdir("/dev/shm"))
-    env = dict([mark.split("=")])
-    settings = ("data.workers=2", "train.log_every=2")
-    newest, kills = 0, 0
+    newest = kills = 0
+    seen = set()
     while kills < 12:
-        process = runs.start(tmp_path, *settings, env=env, start_new_session=True)
-        try:
-            # From the start of the loop on, when most happens; sometimes SIGTERM, which saves first.
-            deadline = time.monotonic() + rng.uniform(4, 14)
-            while process.poll() is None and time.monotonic() < deadline:
+        output = tmp_path / "output.txt"
+        with open(output, "w") as file:
+            process = runs.start(folder, *settings, env={"JAXSEG_TEST": str(folder)}, stdout=file)
+            early = rng.random() < 0.2
+            while process.poll() is None and not early and "Compiled in" not in output.read_text():
                 time.sleep(0.01)
+            time.sleep(rng.uniform(0, 4) if early else rng.uniform(0, 1.5))
             if process.poll() is None:
                 kills += 1
+                seen |= set(shared_memory())
                 process.send_signal(rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
-        finally:
-            output, _ = process.communicate(timeout=60)
-        folder = tmp_path / "checkpoints"
-        steps = (
-            [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.exists() else []
-        )
-        assert max([0, *steps]) >= newest, output
-        newest = max([0, *steps])
+            process.wait(timeout=120)
+        steps = [int(p.name) for p in folder.glob("checkpoints/*") if p.name.isdigit()]
+        assert max(steps, default=0) >= newest, output.read_text()
+        newest = max(steps, default=0)
         if process.returncode == 0:
             break
-    if process.returncode != 0:
-        process = runs.start(tmp_path, *settings, env=env)
-        output, _ = process.communicate()
-        assert process.returncode == 0, output
-    runs.assert_same(tmp_path, whole)
-    deadline = time.monotonic() + 20
-    while marked_processes(mark) and time.monotonic() < deadline:
+    assert kills > 3 and seen
+    if process.returncode:
+        process = runs.start(folder, *settings)
+        assert process.wait(timeout=300) == 0, process.communicate()
+    runs.assert_same(folder, whole, 150)
+    assert_gone(lambda: marked_processes(f"JAXSEG_TEST={folder}"))
+    assert_gone(shared_memory)
+
+
+def assert_gone(look, seconds=20):
+    """Nothing that `look` finds now is still found in a while (other programs may come and go)."""
+    found, deadline = set(look()), time.monotonic() + seconds
+    while found and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert not marked_processes(mark)
-    assert set(os.listdir("/dev/shm")) <= shared
+        found &= set(look())
+    assert not found
+
+
+def marked_processes(mark):
+    """Processes with `mark` in their environment."""
+    return [p.parent.name for p in pathlib.Path("/proc").glob("[0-9]*/environ") if mark in text(p)]
+
+
+def shared_memory():
+    """Blocks of shared memory that hold the images of such a batch."""
+    return [p.name for p in pathlib.Path("/dev/shm").glob("psm_*") if p.stat().st_size == BLOCK]
+
+
+def text(path):
+    try:
+        return path.read_bytes().decode(errors="replace")
+    except OSError:
+        return ""

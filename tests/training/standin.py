@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import os
 import sys
 
@@ -89,18 +91,18 @@ def main(folder: str, *settings: str) -> None:
     from jaxseg.training import loop
 
     config = make_config()
-    for setting in settings:
-        key, _, value = setting.partition("=")
-        _set(config, key, value)
+    update(config, *settings)
     result = loop.train(config, folder, base=common.base(), build=build)
     sys.exit(128 + result.signal if result.signal else 0)
 
 
-def _set(config, key, value):
-    *groups, last = key.split(".")
-    for group in groups:
-        config = config[group]
-    config[last] = type(config[last])(value)
+def update(config, *settings: str) -> None:
+    """Sets `optim.lr=0.1` and the like."""
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        *groups, last = key.split(".")
+        group = functools.reduce(lambda g, name: g[name], groups, config)
+        group[last] = ast.literal_eval(value)
 
 
 if __name__ == "__main__":
