@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+import pallas_kernels
 from jaxseg.methods import mask_rcnn
 from jaxseg.structures import Batch
 
@@ -40,10 +41,17 @@ def validate(config) -> None:
         "model.topology.name": (model.topology.name, ("single",)),
         "model.criterion.name": (model.criterion.name, ("softmax",)),
         "model.dtype": (model.dtype, ("float32", "bfloat16", "float64")),
+        "model.roi_align": (model.roi_align, tuple(pallas_kernels.IMPLEMENTATIONS)),
     }
     for key, (value, allowed) in one_of.items():
         if value not in allowed:
             raise ValueError(f"{key}={value!r}: allowed are {', '.join(map(str, allowed))}.")
+    levels = len(mask_rcnn.resnet.ResNet.strides) + 1
+    if len(model.rpn.anchor_sizes) != levels:
+        raise ValueError(
+            f"model.rpn.anchor_sizes has {len(model.rpn.anchor_sizes)} entries: allowed are "
+            f"{levels}, one a level (P2..P6)."
+        )
     if model.num_classes < 1:
         raise ValueError(
             "model.num_classes is 0: train.py takes it from the data set; elsewhere give "

@@ -37,18 +37,16 @@ class MaskRCNN(nn.Module):
         self, batch: Batch, key: Key[Array, ""], step: Array, *, train: bool = True
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The total loss of a batch with targets, and each loss and statistic by name. `step` is the training step."""
-        targets = batch.targets.replace(
-            valid=batch.targets.valid & batch.valid[:, None],
-            crowd_valid=batch.targets.crowd_valid & batch.valid[:, None],
-        )
+        batch = without_invalid(batch)
+        targets = batch.targets
         pyramid = self.features(batch, train=train)
         logits, deltas = self.rpn(pyramid)
-        proposals = self.rpn.propose(logits, deltas, pyramid, batch.valid, train=train)
+        proposals = self.rpn.propose(logits, deltas, pyramid, train=train)
 
         anchor_key, roi_key = jax.random.split(key)
         logits, deltas = jnp.concatenate(logits, 1), jnp.concatenate(deltas, 1)
         anchors = jnp.concatenate([jnp.asarray(a, logits.dtype) for a in self.rpn.anchors(pyramid)])
-        inside = rpn_lib.centred_inside(anchors, batch.image_size) & batch.valid[:, None]
+        inside = rpn_lib.centred_inside(anchors, batch.image_size)
         anchors = jnp.broadcast_to(anchors, (logits.shape[0], *anchors.shape))
         selection = self.criterion.rpn.select(anchor_key, anchors, inside, targets)
         rpn_terms = self.criterion.rpn.loss(logits, deltas, selection)
@@ -60,9 +58,9 @@ class MaskRCNN(nn.Module):
 
     def detect(self, batch: Batch) -> Detections:
         """Instances of each image, in pixels of the network input. Entries that are not valid have none."""
-        pyramid = self.features(batch, train=False)
+        pyramid = self.features(without_invalid(batch), train=False)
         logits, deltas = self.rpn(pyramid)
-        proposals = self.rpn.propose(logits, deltas, pyramid, batch.valid, train=False)
+        proposals = self.rpn.propose(logits, deltas, pyramid, train=False)
         return self.roi_heads.detect(_for_rois(pyramid), proposals)
 
     def features(self, batch: Batch, *, train: bool) -> Pyramid:
@@ -70,6 +68,17 @@ class MaskRCNN(nn.Module):
         images = normalize(batch, self.pixel_mean, self.pixel_std).astype(self.dtype)
         levels = self.backbone(images, batch.image_size, train=train)
         return self.fpn(levels, batch.image_size, strides=self.backbone.strides, train=train)
+
+
+def without_invalid(batch: Batch) -> Batch:
+    """Entries that are not valid become images of size 0 x 0: all padding, without objects, anchors or statistics."""
+    valid = batch.valid[:, None]
+    targets = batch.targets
+    if targets is not None:
+        targets = targets.replace(
+            valid=targets.valid & valid, crowd_valid=targets.crowd_valid & valid
+        )
+    return batch.replace(image_size=jnp.where(valid, batch.image_size, 0.0), targets=targets)
 
 
 def normalize(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> Float[Array, "B H W 3"]:

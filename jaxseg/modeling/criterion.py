@@ -85,7 +85,8 @@ class SampledTask:
         num_classes: int,
     ) -> Selection:
         """Matches candidates with objects and draws `samples` of them an image."""
-        keys = jax.random.split(key, boxes.shape[0])
+        # An image's draw depends on its place in the batch alone, not on the size of the batch.
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(boxes.shape[0]))
         boxes = jax.lax.stop_gradient(boxes)
         return jax.vmap(self._sample_image, in_axes=(0, 0, 0, 0, None))(
             keys, boxes, valid, targets, num_classes

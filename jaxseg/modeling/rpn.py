@@ -95,7 +95,6 @@ class RPN(nn.Module):
         logits: Sequence[Float[Array, "B A"]],
         deltas: Sequence[Float[Array, "B A 4"]],
         pyramid: Pyramid,
-        valid: Bool[Array, "B"],
         *,
         train: bool,
     ) -> RoIs:
@@ -113,7 +112,6 @@ class RPN(nn.Module):
             jnp.stack(part, 1) for part in zip(*picked, strict=True)
         )  # (B, L, pre)
         boxes, scores = jax.lax.stop_gradient((boxes, scores))
-        ok &= valid[:, None, None]
         suppress = lambda b, s, v: nms_lib.nms(  # noqa: E731
             b, s, v, iou_threshold=self.nms_iou, max_out=min(pre, post)
         )
