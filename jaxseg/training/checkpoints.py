@@ -8,24 +8,18 @@ of that step or nothing. It gets its name when it is complete, so that a kill in
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import pathlib
-import re
-import sys
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxseg import paths
-from jaxseg.training import freeze, workdir
+from jaxseg.training import freeze, integrity, workdir
 from jaxseg.training.state import TrainState
 
 BEST = "mask/AP"  # the metric that "best" is about
@@ -43,13 +37,13 @@ class Checkpoints:
     def __init__(self, folder: str | pathlib.Path, report: Callable[[str], None] = print):
         self._folder, self._report = checkpoint_folder(folder), report
         if jax.process_index() == 0:
-            _set_aside_unreadable(self._folder, report)
+            integrity.set_aside_unreadable(self._folder, report)
         self._manager = _manager(self._folder, read_only=False)
         self._last: int | None = None
         self._quiet = contextlib.ExitStack()
 
     def __enter__(self) -> Checkpoints:
-        self._quiet.enter_context(_told_once())
+        self._quiet.enter_context(integrity.told_once())
         return self
 
     def __exit__(self, kind, *_) -> None:
@@ -87,7 +81,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     variables=ocp.args.StandardSave(variables),
                     optimizer=ocp.args.StandardSave(optimizer),
-                    digest=ocp.args.JsonSave(digest(variables | optimizer)),
+                    digest=ocp.args.JsonSave(integrity.digest(variables | optimizer)),
                 ),
                 metrics=metrics or {},
                 force=True,
@@ -137,11 +131,13 @@ class Checkpoints:
             _check_same(saved, _items(like), f"checkpoint {step} in {self._folder}")
             try:
                 state = _restore_state(self._manager, step, like)
+            except (jax.errors.JaxRuntimeError, MemoryError):
+                raise  # too large for this machine, not damaged
             except Exception as error:
                 broken.append(self._pass_over(step, error))
                 continue
             for name in broken:
-                _set_aside(self._folder, name)
+                integrity.set_aside(self._folder, name)
             self._manager.reload()
             return state
         if broken:
@@ -153,16 +149,16 @@ class Checkpoints:
 
     def _pass_over(self, step: int, error: Exception) -> str:
         self._report(
-            f"Checkpoint {step} is damaged and passed over ({_first_line(error)}); "
+            f"Checkpoint {step} is damaged and passed over ({integrity.first_line(error)}); "
             "the one before it is used. It is kept beside the others as a `.damaged` folder."
         )
         return str(step)
 
     def _failure(self, error: Exception) -> OSError:
-        finished = [s for s in _finished_steps(self._folder) if s != self._last]
+        finished = [s for s in integrity.finished_steps(self._folder) if s != self._last]
         newest = f"checkpoint {finished[-1]} is the newest" if finished else "there is no other yet"
         return OSError(
-            f"Could not write checkpoint {self._last} to {self._folder}: {_cause(error)} "
+            f"Could not write checkpoint {self._last} to {self._folder}: {integrity.cause(error)} "
             f"({newest}). Free some space or mend the folder, then start again with the same command."
         )
 
@@ -192,7 +188,7 @@ def restore_for_eval(
     """
     config, categories = workdir.load_run(folder)
     where = checkpoint_folder(folder)
-    steps = _finished_steps(where)
+    steps = integrity.finished_steps(where)
     if not steps:
         raise FileNotFoundError(f"There is no finished checkpoint in {where}.")
     with _manager(where, read_only=True) as manager:
@@ -203,9 +199,11 @@ def restore_for_eval(
             except Exception as error:
                 if number == candidates[-1]:
                     raise ValueError(
-                        f"Checkpoint {number} in {where} cannot be read: {_first_line(error)}"
+                        f"Checkpoint {number} in {where} cannot be read: {integrity.first_line(error)}"
                     ) from error
-                report(f"Checkpoint {number} is damaged and passed over ({_first_line(error)}).")
+                report(
+                    f"Checkpoint {number} is damaged and passed over ({integrity.first_line(error)})."
+                )
                 continue
             break
     params = variables["ema"] or variables["params"]
@@ -239,13 +237,13 @@ def init_from(
     ours = {"params": params, "batch_stats": batch_stats}
     keep: list[str] = []
     if not same:
-        for path in _flat(ours):
+        for path in integrity.flat(ours):
             if paths.matches(path.partition("/")[2], class_layers):
                 keep.append(path)
     drop = set(keep)
-    wanted = {p: v for p, v in _flat(ours).items() if p not in drop}
-    saved = {p: v for p, v in _flat(variables).items() if p not in drop}
-    _compare(saved, wanted, f"checkpoint {step} of config.init_from={str(folder)!r}")
+    wanted = {p: v for p, v in integrity.flat(ours).items() if p not in drop}
+    saved = {p: v for p, v in integrity.flat(variables).items() if p not in drop}
+    integrity.compare(saved, wanted, f"checkpoint {step} of config.init_from={str(folder)!r}")
 
     def pick(path, own):
         name = freeze.path_string(path)
@@ -253,20 +251,6 @@ def init_from(
 
     merged = jax.tree_util.tree_map_with_path(pick, ours)
     return merged["params"], merged["batch_stats"], [p.partition("/")[2] for p in keep]
-
-
-def digest(tree: Any) -> dict[str, int]:
-    """CRC-32 of the bytes of every array that this process holds in full, by path."""
-    held = {
-        path: x
-        for path, x in _flat(tree).items()
-        if not isinstance(x, jax.Array) or x.is_fully_replicated
-    }
-    host = {
-        path: np.asarray(x.addressable_data(0) if isinstance(x, jax.Array) else x)
-        for path, x in held.items()
-    }
-    return {path: zlib.crc32(np.ascontiguousarray(x).data.cast("B")) for path, x in host.items()}
 
 
 def _manager(folder: pathlib.Path, *, read_only: bool) -> ocp.CheckpointManager:
@@ -298,10 +282,6 @@ def _items(state: TrainState) -> tuple[dict, dict]:
     return variables, {"opt_state": state.opt_state, "step": state.step}
 
 
-def _flat(tree: Any) -> dict[str, Any]:
-    return {freeze.path_string(p): x for p, x in jax.tree_util.tree_leaves_with_path(tree)}
-
-
 def _metadata(manager: ocp.CheckpointManager, step: int) -> tuple[Any, Any]:
     items = manager.item_metadata(step)
     return items["variables"].tree, items["optimizer"].tree
@@ -309,23 +289,7 @@ def _metadata(manager: ocp.CheckpointManager, step: int) -> tuple[Any, Any]:
 
 def _check_same(saved: tuple[Any, Any], wanted: tuple[Any, Any], what: str) -> None:
     for ours, theirs in zip(wanted, saved, strict=True):
-        _compare(_flat(theirs), _flat(ours), what)
-
-
-def _compare(saved: dict[str, Any], wanted: dict[str, Any], what: str) -> None:
-    """Raises ValueError naming the first entry that only one of them has, or in another shape."""
-    # Parameters first: what follows from them (statistics, momentum) says less.
-    names = sorted(dict.fromkeys([*wanted, *saved]), key=lambda p: not p.startswith("params"))
-    for name in names:
-        here = tuple(wanted[name].shape) if name in wanted else None
-        there = tuple(saved[name].shape) if name in saved else None
-        if here != there:
-            shapes = [f"of shape {s}" if s is not None else "absent" for s in (there, here)]
-            raise ValueError(
-                f"The model of this config differs from {what}: {name} is {shapes[0]} there and "
-                f"{shapes[1]} here. Use the config of that run, or another --workdir; to start from weights of a "
-                "run with other classes set config.init_from to its work directory."
-            )
+        integrity.compare(integrity.flat(theirs), integrity.flat(ours), what)
 
 
 def _restore_state(manager: ocp.CheckpointManager, step: int, like: TrainState) -> TrainState:
@@ -338,7 +302,7 @@ def _restore_state(manager: ocp.CheckpointManager, step: int, like: TrainState) 
             digest=ocp.args.JsonRestore(),
         ),
     )
-    _verify(restored.variables | restored.optimizer, restored.digest)
+    integrity.verify(restored.variables | restored.optimizer, restored.digest)
     state = like.replace(**restored.variables, **restored.optimizer)
     if int(state.step) != step:
         raise ValueError(f"it holds step {int(state.step)}")
@@ -354,14 +318,8 @@ def _restore_variables(manager: ocp.CheckpointManager, step: int) -> dict[str, A
             variables=ocp.args.StandardRestore(like), digest=ocp.args.JsonRestore()
         ),
     )
-    _verify(restored.variables, restored.digest)
+    integrity.verify(restored.variables, restored.digest)
     return restored.variables
-
-
-def _verify(tree: Any, saved: dict[str, int]) -> None:
-    for path, value in digest(tree).items():
-        if path in saved and saved[path] != value:
-            raise ValueError(f"the values of {path} are not those that were saved")
 
 
 def _choose(
@@ -381,63 +339,3 @@ def _choose(
     if int(step) not in steps:
         raise FileNotFoundError(f"There is no checkpoint {step} in {where}; there are {steps}.")
     return [int(step)]
-
-
-def _finished_steps(folder: pathlib.Path) -> list[int]:
-    if not folder.is_dir():
-        return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir())
-
-
-def _set_aside_unreadable(folder: pathlib.Path, report: Callable[[str], None]) -> None:
-    """Moves checkpoints away whose metrics cannot be read: orbax reads those of all when it starts."""
-    for step in _finished_steps(folder):
-        file = folder / str(step) / "metrics" / "metrics"
-        try:
-            if file.exists():
-                json.loads(file.read_text())
-        except (ValueError, OSError) as error:
-            report(f"Checkpoint {step} is damaged and passed over ({_first_line(error)}).")
-            _set_aside(folder, str(step))
-
-
-def _set_aside(folder: pathlib.Path, name: str) -> None:
-    if jax.process_index() == 0 and (folder / name).exists():
-        target = folder / f"{name}.damaged"
-        number = 1
-        while target.exists():
-            number += 1
-            target = folder / f"{name}.damaged{number}"
-        (folder / name).rename(target)
-
-
-@contextlib.contextmanager
-def _told_once() -> Iterator[None]:
-    """Keeps orbax from logging each error of its threads at length before it raises it."""
-
-    def keep(record) -> bool:
-        return not (record.exc_info and f"{os.sep}orbax{os.sep}" in record.pathname)
-
-    def unraisable(args) -> None:
-        # Of the arrays whose write was still under way when another one failed.
-        if str(args.exc_value) != "Event loop is closed":
-            before(args)
-
-    before, sys.unraisablehook = sys.unraisablehook, unraisable
-    logging.get_absl_logger().addFilter(keep)
-    try:
-        yield
-    finally:
-        logging.get_absl_logger().removeFilter(keep)
-        sys.unraisablehook = before
-
-
-def _cause(error: BaseException) -> str:
-    """What the operating system said, if it is known; TensorStore hides it in a long message."""
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    return os.strerror(int(code[1])) if code else _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return (text[0] if text else type(error).__name__)[:300].rstrip(".")

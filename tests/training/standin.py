@@ -21,22 +21,23 @@ DETECTIONS = 8
 
 
 class Standin(nn.Module):
-    """Predicts the number of objects of each class from a pooled feature map, and guesses boxes for `detect`."""
+    """Predicts the number of objects of each class from pooled pixels, and guesses boxes for `detect`."""
 
     num_classes: int
     norm: str = "batch_norm"
     noise: float = 0.1
 
     def setup(self):
-        self.stem = nn.Conv(4, (3, 3), strides=4, name="stem")
-        self.body = nn.Conv(8, (3, 3), strides=4, name="body")
+        self.stem = nn.Dense(8, name="stem")
+        self.body = nn.Dense(8, name="body")
         self.norm1 = norms.by_name(self.norm)(name="norm1")
         self.counts = nn.Dense(self.num_classes, name="counts")
 
     def features(self, batch, train):
-        x = batch.images.astype(self.stem.param_dtype) / 128.0 - 1.0
-        x = nn.relu(self.norm1(self.body(nn.relu(self.stem(x))), train=train))
-        return x.mean((1, 2))
+        b, h, w, _ = batch.images.shape
+        cells = batch.images.reshape(b, h // 8, 8, w // 8, 8, 3).astype(self.stem.param_dtype)
+        x = nn.relu(self.stem(cells.mean((2, 4)) / 128.0 - 1.0))
+        return nn.relu(self.norm1(self.body(x), train=train)).mean((1, 2))
 
     def losses(self, batch, key, step, *, train=True):
         del step

@@ -1,0 +1,127 @@
+"""Whether a checkpoint is what was saved, fits the model, and what to do with one that is neither."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from jaxseg.training import freeze
+
+
+def digest(tree: Any) -> dict[str, int]:
+    """CRC-32 of the bytes of every array that this process holds in full, by path."""
+    held = {
+        path: x
+        for path, x in flat(tree).items()
+        if not isinstance(x, jax.Array) or x.is_fully_replicated
+    }
+    host = {
+        path: np.asarray(x.addressable_data(0) if isinstance(x, jax.Array) else x)
+        for path, x in held.items()
+    }
+    return {
+        path: zlib.crc32(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
+        for path, x in host.items()
+    }
+
+
+def verify(tree: Any, saved: dict[str, int]) -> None:
+    """Raises ValueError naming the first array whose bytes have not the digest that was saved."""
+    for path, value in digest(tree).items():
+        if path in saved and saved[path] != value:
+            raise ValueError(f"the values of {path} are not those that were saved")
+
+
+def flat(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their paths, `params/backbone/...`."""
+    return {freeze.path_string(p): x for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def compare(saved: dict[str, Any], wanted: dict[str, Any], what: str) -> None:
+    """Raises ValueError naming the first entry that only one of them has, or in another shape."""
+    # Parameters first: what follows from them (statistics, momentum) says less.
+    names = sorted(dict.fromkeys([*wanted, *saved]), key=lambda p: not p.startswith("params"))
+    for name in names:
+        here = tuple(wanted[name].shape) if name in wanted else None
+        there = tuple(saved[name].shape) if name in saved else None
+        if here != there:
+            shapes = [f"of shape {s}" if s is not None else "absent" for s in (there, here)]
+            raise ValueError(
+                f"The model of this config differs from {what}: {name} is {shapes[0]} there and "
+                f"{shapes[1]} here. Use the config of that run, or another --workdir; to start from weights of a "
+                "run with other classes set config.init_from to its work directory."
+            )
+
+
+def finished_steps(folder: pathlib.Path) -> list[int]:
+    """Steps of the checkpoints in a folder that have got their names, ascending."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir())
+
+
+def set_aside_unreadable(folder: pathlib.Path, report: Callable[[str], None]) -> None:
+    """Moves checkpoints away whose metrics cannot be read: orbax reads those of all when it starts."""
+    for step in finished_steps(folder):
+        file = folder / str(step) / "metrics" / "metrics"
+        try:
+            if file.exists():
+                json.loads(file.read_text())
+        except (ValueError, OSError) as error:
+            report(f"Checkpoint {step} is damaged and passed over ({first_line(error)}).")
+            set_aside(folder, str(step))
+
+
+def set_aside(folder: pathlib.Path, name: str) -> None:
+    """Renames `N` to `N.damaged`, which frees its number and loses nothing."""
+    if jax.process_index() == 0 and (folder / name).exists():
+        target = folder / f"{name}.damaged"
+        number = 1
+        while target.exists():
+            number += 1
+            target = folder / f"{name}.damaged{number}"
+        (folder / name).rename(target)
+
+
+@contextlib.contextmanager
+def told_once() -> Iterator[None]:
+    """Keeps orbax from logging each error of its threads at length before it raises it."""
+
+    def keep(record) -> bool:
+        return not (record.exc_info and f"{os.sep}orbax{os.sep}" in record.pathname)
+
+    def unraisable(args) -> None:
+        # Of the arrays whose write was still under way when another one failed.
+        if str(args.exc_value) != "Event loop is closed":
+            before(args)
+
+    before, sys.unraisablehook = sys.unraisablehook, unraisable
+    logging.get_absl_logger().addFilter(keep)
+    try:
+        yield
+    finally:
+        logging.get_absl_logger().removeFilter(keep)
+        sys.unraisablehook = before
+
+
+def cause(error: BaseException) -> str:
+    """What the operating system said, if it is known; TensorStore hides it in a long message."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(code[1])) if code else first_line(error)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, for use within one of ours."""
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__)[:300].rstrip(".")
