@@ -37,7 +37,7 @@ class Checkpoints:
     def __init__(self, folder: str | pathlib.Path, report: Callable[[str], None] = print):
         self._folder, self._report = checkpoint_folder(folder), report
         if jax.process_index() == 0:
-            integrity.set_aside_unreadable(self._folder, report)
+            integrity.tidy(self._folder, report)
         self._manager = _manager(self._folder, read_only=False)
         self._last: int | None = None
         self._quiet = contextlib.ExitStack()

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -71,10 +72,14 @@ def finished_steps(folder: pathlib.Path) -> list[int]:
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir())
 
 
-def set_aside_unreadable(folder: pathlib.Path, report: Callable[[str], None]) -> None:
-    """Moves checkpoints away whose metrics cannot be read: orbax reads those of all when it starts."""
-    for step in finished_steps(folder):
+def tidy(folder: pathlib.Path, report: Callable[[str], None]) -> None:
+    """Before orbax looks at all checkpoints: ends removals that a kill cut short, sets aside what it would choke on."""
+    steps = finished_steps(folder)
+    for step in steps:
         file = folder / str(step) / "metrics" / "metrics"
+        if step != steps[-1] and not (folder / str(step) / "_CHECKPOINT_METADATA").exists():
+            shutil.rmtree(folder / str(step), ignore_errors=True)
+            continue
         try:
             if file.exists():
                 json.loads(file.read_text())

@@ -114,6 +114,12 @@ def first_state(
         console.print(f"Started from the weights of {config.init_from}{told}.")
     else:
         console.print("Started from random weights.")
+        if config.model.backbone.norm == "frozen_bn" or config.freeze:
+            console.print(
+                "Warning: frozen norms and layers (model.backbone.norm='frozen_bn', freeze) are meant for pretrained "
+                "weights; with random ones the model will hardly learn. Give --config.init_from, or see "
+                "from_scratch in configs/common.py."
+            )
     return place(*values), transform, schedule
 
 
