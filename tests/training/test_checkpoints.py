@@ -153,6 +153,14 @@ def test_a_half_written_checkpoint_is_not_one(tmp_path):
     assert sorted(os.listdir(folder)) == ["1", "2"]
 
 
+def test_a_removal_that_was_cut_short_is_ended(tmp_path):
+    folder = fill(tmp_path, [None, None, None])
+    (folder / "2" / "_CHECKPOINT_METADATA").unlink()
+    found, told = restore(tmp_path)
+    assert int(found.step) == 3 and not told
+    assert os.listdir(folder) == ["3"]
+
+
 def test_another_class_count_names_the_first_parameter(tmp_path):
     fill(tmp_path, [None])
     with pytest.raises(
