@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import glob
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.spawn
 import os
+import select
 import shutil
-import signal
 import threading
+import time
+from collections.abc import Iterable
+from multiprocessing import resource_tracker
 from typing import Any
 
 import cv2
@@ -18,6 +24,7 @@ from absl import flags, logging
 _POLL_SECONDS = 1.0
 _SHM = "/dev/shm"
 _SMALL = 1 << 16  # bytes; smaller arrays go through the pipe
+_REMEMBERED = 1000  # blocks; more are never on their way at once
 _GRAIN = "grain-process-prefetch"  # how grain names its workers
 
 
@@ -56,21 +63,71 @@ def _shm_threshold() -> int:
 
 def _init_worker(index: int, count: int) -> None:
     del index, count  # grain's signature
-    # Ctrl-C reaches the whole group; the parent decides what happens then.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Signals to the parent's group, as Ctrl-C sends them, are the parent's business: it ends its workers.
+    os.setsid()
     cv2.setNumThreads(0)
     # A damaged file is reported by its name, once.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    blocks: collections.deque[str] = collections.deque(maxlen=_REMEMBERED)
+    gate = threading.Lock()
+    register = resource_tracker.register
+
+    def remember(name: str, kind: str) -> None:
+        if kind == "shared_memory":
+            blocks.append(name)
+        with gate:
+            register(name, kind)
+
+    resource_tracker.register = remember
+    tracker = _tracker()
+    threading.Thread(target=_end_with_parent, args=(blocks, gate, tracker), daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(
+    blocks: Iterable[str], gate: threading.Lock, tracker: tuple[int | None, int | None]
+) -> None:
     parent = multiprocessing.parent_process()
     # The sentinel tells at once, unless some other child of the parent keeps it open.
     while os.getppid() == parent.pid:
         if multiprocessing.connection.wait([parent.sentinel], timeout=_POLL_SECONDS):
             break
+    time.sleep(0.1)  # a signal to the whole group may be on its way to the tracker
+    with gate:  # meanwhile nothing is shared that is not in `blocks`
+        time.sleep(0.1)
+        if not _lives(tracker):
+            _free(list(blocks))
+            os._exit(1)
+    time.sleep(0.1)  # what waited at the gate reaches the tracker
     os._exit(1)
+
+
+def _tracker() -> tuple[int | None, int | None]:
+    """File descriptor and process id of the resource tracker (no id: it is the parent's)."""
+    tracker = resource_tracker._resource_tracker
+    return getattr(tracker, "_fd", None), getattr(tracker, "_pid", None)
+
+
+def _lives(tracker: tuple[int | None, int | None]) -> bool:
+    """Whether the resource tracker, which frees what a killed program left, was not killed with it."""
+    if tracker != _tracker():  # another was started in its place
+        return False
+    if tracker[0] is None:
+        return True
+    poll = select.poll()
+    poll.register(tracker[0], select.POLLOUT)
+    return not any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _free(blocks: Iterable[str]) -> None:
+    """Frees what this worker shared, and the semaphores that it shares with its parent."""
+    # A semaphore is mapped under another name than its file's, but it is the same inode.
+    with open("/proc/self/maps") as file:
+        mapped = {line.split()[4] for line in file if f" {_SHM}/" in line}
+    paths = [os.path.join(_SHM, name.lstrip("/")) for name in blocks]
+    for path in [*paths, *glob.glob(f"{_SHM}/sem.mp-*")]:
+        with contextlib.suppress(OSError):
+            if path in paths or str(os.stat(path).st_ino) in mapped:
+                os.unlink(path)
 
 
 def _start_without_main() -> None:

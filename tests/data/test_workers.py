@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -24,7 +25,7 @@ from tests.data import coco_folder
 from jaxseg.data import pipeline, sources
 config = coco_folder.shapes(64)
 config.data.workers = 2
-config.data.buckets = ((256, 256),)  # big enough to travel in shared memory
+config.data.buckets = ((int(sys.argv[2]), 256),)  # big enough to travel in shared memory
 source = sources.open_source(config.data, "train")
 batches = pipeline.train_batches(config, source, first_step=0, last_step=10_000)
 for _ in range(3):
@@ -57,8 +58,26 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def _blocks() -> set[str]:
-    return {entry.name for entry in _SHM.iterdir()}
+def _blocks(size: int) -> set[str]:
+    """Shared memory of exactly `size` bytes: other programs have blocks there, too."""
+    found = set()
+    for path in _SHM.glob("psm_*"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_size == size:
+                found.add(str(path))
+    return found
+
+
+def _semaphores(pid: int) -> set[str]:
+    """Those that the process has mapped, under another name than their file's, but with its inode."""
+    lines = pathlib.Path(f"/proc/{pid}/maps").read_text().splitlines()
+    mapped = {line.split()[4] for line in lines if " /dev/shm/" in line}
+    found = set()
+    for path in _SHM.glob("sem.mp-*"):
+        with contextlib.suppress(OSError):
+            if str(path.stat().st_ino) in mapped:
+                found.add(str(path))
+    return found
 
 
 def _await(condition, seconds: float) -> bool:
@@ -71,27 +90,42 @@ def _await(condition, seconds: float) -> bool:
 
 
 @pytest.mark.skipif(not _SHM.is_dir(), reason="needs /proc and /dev/shm")
-@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "exit"])
-def test_workers_and_shared_memory_end_with_their_parent(tmp_path, how):
+@pytest.mark.parametrize(
+    ("how", "height"),
+    [
+        ("SIGKILL", 225),
+        ("SIGKILL to all", 227),
+        pytest.param("SIGTERM", 229, marks=pytest.mark.slow),
+        ("exit", 231),
+    ],
+)
+def test_workers_and_shared_memory_end_with_their_parent(tmp_path, how, height):
     script = tmp_path / "script.py"
     script.write_text(_SCRIPT)
-    before = _blocks()
+    size = 4 * height * 256 * 3
+    before = _blocks(size)
     environment = os.environ | {"PYTHONPATH": str(_ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, str(script), how]
-    with subprocess.Popen(command, cwd=_ROOT, env=environment, stdout=subprocess.PIPE) as process:
+    options = dict(cwd=_ROOT, env=environment, stdout=subprocess.PIPE, start_new_session=True)
+    command = [sys.executable, str(script), how, str(height)]
+    process = subprocess.Popen(command, **options)
+    try:
         assert process.stdout.readline() == b"ready\n"
-        children = _descendants(process.pid)
+        children, semaphores = [], set()
         if how != "exit":
-            assert len(children) >= 3  # two workers and the resource tracker
-            assert any(name.startswith("psm_") for name in _blocks() - before)
-            time.sleep(0.2)
-            blocks = _blocks() - before
-            process.send_signal(getattr(signal, how))
-        else:
-            blocks = _blocks() - before
+            children = _descendants(process.pid)
+            semaphores = _semaphores(process.pid)
+            assert len(children) >= 3 and semaphores  # two workers and the resource tracker
+            assert _await(lambda: _blocks(size) - before, 5)
+            kill = os.killpg if how.endswith("all") else os.kill
+            kill(process.pid, getattr(signal, how.split()[0]))
         process.wait(timeout=40)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
     assert _await(lambda: not any(map(_alive, children)), 15)
-    assert _await(lambda: not blocks & _blocks(), 15)
+    assert _await(lambda: not _blocks(size) - before, 15)
+    assert _await(lambda: not any(map(os.path.exists, semaphores)), 15)
 
 
 def test_workers_change_nothing_and_close_cleanly():
