@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import common
-from jaxseg.training import cli
+from jaxseg.training import cli, loop, setup
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, logs and results go.")
@@ -24,11 +24,8 @@ def main(argv: list[str]) -> None:
     config = _CONFIG.value
     if config.get("deterministic", False):
         # XLA reads it once, when jax starts its first computation.
-        extra = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {extra}".strip()
-
-    from jaxseg.training import loop
-
+        set_before = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{set_before} {setup.GPU_DETERMINISM}".strip()
     result = loop.train(config, _WORKDIR.value, base=common.base())
     if result.signal:
         sys.exit(128 + result.signal)

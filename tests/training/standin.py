@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import os
+import signal
 import sys
 
 import flax.linen as nn
@@ -93,8 +94,24 @@ def main(folder: str, *settings: str) -> None:
 
     config = make_config()
     update(config, *settings)
+    if "STANDIN_KILL" in os.environ:
+        kill_at_rename(os.environ["STANDIN_KILL"])
     result = loop.train(config, folder, base=common.base(), build=build)
     sys.exit(128 + result.signal if result.signal else 0)
+
+
+def kill_at_rename(target: str) -> None:
+    """Kills this process when a file or folder is about to get a name that ends with `target`."""
+
+    def guarded(original):
+        def rename(source, destination, *args, **kwargs):
+            if str(destination).endswith(target):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(source, destination, *args, **kwargs)
+
+        return rename
+
+    os.rename, os.replace = guarded(os.rename), guarded(os.replace)
 
 
 def update(config, *settings: str) -> None:
