@@ -15,6 +15,7 @@ Here is `softmax`, the criterion of Mask R-CNN: balanced random sampling, cross-
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 
 import flax.struct
@@ -26,7 +27,7 @@ from jaxseg import precision
 from jaxseg.losses import box as box_losses
 from jaxseg.losses import classification
 from jaxseg.ops import boxes as boxes_lib
-from jaxseg.ops import matching, sampling
+from jaxseg.ops import matching, sampling, shards
 from jaxseg.structures import RoIs, Targets
 
 
@@ -88,11 +89,10 @@ class SampledTask:
         # An image's draw depends on its place in the batch alone, not on the size of the batch.
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(boxes.shape[0]))
         boxes = jax.lax.stop_gradient(boxes)
-        return jax.vmap(self._sample_image, in_axes=(0, 0, 0, 0, None))(
-            keys, boxes, valid, targets, num_classes
-        )
+        draw = jax.vmap(functools.partial(self._sample_image, num_classes))
+        return shards.per_shard(draw)(keys, boxes, valid, targets)
 
-    def _sample_image(self, key, boxes, valid, targets: Targets, num_classes: int) -> Selection:
+    def _sample_image(self, num_classes: int, key, boxes, valid, targets: Targets) -> Selection:
         iou = boxes_lib.iou(targets.boxes, boxes)
         match = matching.match(
             iou,

@@ -20,6 +20,7 @@ from jaxseg.modeling.criterion import SampledSoftmax, Selection, Terms
 from jaxseg.modeling.mask_head import MaskTargets
 from jaxseg.ops import boxes as boxes_lib
 from jaxseg.ops import nms as nms_lib
+from jaxseg.ops import shards
 from jaxseg.structures import Detections, Pyramid, RoIs, Targets
 
 
@@ -125,4 +126,5 @@ def select_detections(
         )
         return decoded[index], jnp.where(kept, best[index], 0.0), label[index], kept
 
-    return jax.vmap(image)(scores, deltas, proposals.boxes, proposals.valid, image_size)
+    per_image = shards.per_shard(jax.vmap(image))
+    return per_image(scores, deltas, proposals.boxes, proposals.valid, image_size)

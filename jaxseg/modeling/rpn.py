@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -15,6 +16,7 @@ from jaxseg.modeling import layers
 from jaxseg.ops import anchors as anchors_lib
 from jaxseg.ops import boxes as boxes_lib
 from jaxseg.ops import nms as nms_lib
+from jaxseg.ops import shards
 from jaxseg.structures import Pyramid, RoIs
 
 
@@ -103,26 +105,30 @@ class RPN(nn.Module):
         Returns `post_nms` boxes an image without gradient, best first; anchors centred on padding propose nothing.
         """
         pre, post = (n[0 if train else 1] for n in (self.pre_nms, self.post_nms))
+        choose = functools.partial(self._choose, self.anchors(pyramid), pre, post)
+        logits, deltas = jax.lax.stop_gradient((tuple(logits), tuple(deltas)))
+        return shards.per_shard(choose)(logits, deltas, pyramid.image_size)
+
+    def _choose(self, anchors, pre: int, post: int, logits, deltas, image_size) -> RoIs:
         pre = min(pre, max(level.shape[1] for level in logits))
         picked = [
-            self._level_candidates(*level, pyramid.image_size, pre)
-            for level in zip(logits, deltas, self.anchors(pyramid), strict=True)
+            self._level_candidates(*level, image_size, pre)
+            for level in zip(logits, deltas, anchors, strict=True)
         ]
-        boxes, scores, ok = (
-            jnp.stack(part, 1) for part in zip(*picked, strict=True)
-        )  # (B, L, pre)
-        boxes, scores = jax.lax.stop_gradient((boxes, scores))
-        suppress = lambda b, s, v: nms_lib.nms(  # noqa: E731
-            b, s, v, iou_threshold=self.nms_iou, max_out=min(pre, post)
-        )
+        boxes, scores, ok = (jnp.stack(part, 1) for part in zip(*picked, strict=True))  # B L pre
+
+        def suppress(boxes, scores, ok):
+            return nms_lib.nms(
+                boxes, scores, ok, iou_threshold=self.nms_iou, max_out=min(pre, post)
+            )
+
         index, kept = jax.vmap(jax.vmap(suppress))(boxes, scores, ok)
         batch = boxes.shape[0]
         boxes = jnp.take_along_axis(boxes, index[..., None], 2).reshape(batch, -1, 4)
-        scores = jnp.where(kept, jnp.take_along_axis(scores, index, 2), -jnp.inf)
-        scores, order = jax.lax.top_k(scores.reshape(batch, -1), min(post, scores[0].size))
+        scores = jnp.where(kept, jnp.take_along_axis(scores, index, 2), -jnp.inf).reshape(batch, -1)
+        scores, order = jax.lax.top_k(scores, min(post, scores.shape[1]))
         chosen = jnp.isfinite(scores)
-        boxes = jnp.take_along_axis(boxes, order[..., None], 1)
-        return RoIs(boxes, chosen, chosen)
+        return RoIs(jnp.take_along_axis(boxes, order[..., None], 1), chosen, chosen)
 
     def _level_candidates(self, logits, deltas, anchors, image_size, number: int):
         """Boxes (B, number, 4), scores and validity (B, number) of a level's best anchors, padded to `number`."""

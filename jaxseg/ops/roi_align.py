@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import functools
-import math
 
-import jax
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 import pallas_kernels
 from jaxseg.ops import levels as levels_lib
+from jaxseg.ops import shards
 from jaxseg.structures import Pyramid
-
-BATCH_AXES = ("data", "fsdp")  # mesh axes that a batch is split over
 
 
 def roi_align(
@@ -31,27 +27,10 @@ def roi_align(
     pool = functools.partial(
         _pool, strides=pyramid.strides, output_size=output_size, implementation=implementation
     )
-    return _per_shard(pool)(pyramid.levels, boxes, levels, pyramid.image_size)
+    return shards.per_shard(pool)(pyramid.levels, boxes, levels, pyramid.image_size)
 
 
 def _pool(features, boxes, levels, image_size, **options):
     return pallas_kernels.multilevel_roi_align(
         features, boxes, levels, image_size=image_size, **options
     )
-
-
-def _per_shard(pool):
-    """Runs `pool` on each device's own images: kernels are opaque to the partitioner, which would gather the batch."""
-    mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(a for a in BATCH_AXES if a in mesh.axis_names)
-
-    def call(features, boxes, *rest):
-        devices = math.prod(mesh.shape[a] for a in axes)
-        if devices == 1 or boxes.shape[0] % devices:
-            return pool(features, boxes, *rest)
-        spec = PartitionSpec(axes)
-        # check_vma=False: a Pallas call does not say how its outputs vary over the mesh.
-        sharded = jax.shard_map(pool, in_specs=spec, out_specs=spec, check_vma=False)
-        return sharded(features, boxes, *rest)
-
-    return call
