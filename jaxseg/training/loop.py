@@ -103,9 +103,10 @@ def train(
         state, transform, schedule = setup.first_state(
             config, folder, model, mesh, saved, source, console
         )
-        first = jax.process_index() == 0
-        if first:
+        writer = None
+        if jax.process_index() == 0:
             workdir.save_run(folder, config, source.categories)
+            writer = stack.enter_context(metrics.MetricWriter(folder, int(state.step)))
         console.print(f"Optimizer: SGD, {optimizer.describe(config)}.")
         run = _Run(
             config=config,
@@ -126,9 +127,7 @@ def train(
             ),
             evaluate=evaluate,
             saved=saved,
-            writer=stack.enter_context(metrics.MetricWriter(folder, int(state.step)))
-            if first
-            else None,
+            writer=writer,
             stop=stack.enter_context(interruption.Interruption()),
             state=state,
         )
@@ -166,17 +165,14 @@ class _Run:
             if step < steps:
                 self._train(step)
             if int(self.state.step) == steps:
-                if (
-                    self.report is None
-                ):  # killed after the last save, before its results were written
-                    self._evaluate()
+                if self.report is None:
+                    self._evaluate()  # it was killed between its last save and its results
                 done = True
         step = int(self.state.step)
         self.saved.wait()
         if not done:
-            number = (
-                self.stop.signal or signal.SIGTERM
-            )  # under jax.distributed it is caught elsewhere
+            # Under jax.distributed the signal is caught elsewhere.
+            number = self.stop.signal or signal.SIGTERM
             self.console.print(
                 f"Stopped by {number.name}: step {step} is saved. The same command continues from there."
             )
