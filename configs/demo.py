@@ -19,10 +19,10 @@ def get_config(arg=None):
     config.data.resize.short, config.data.resize.max = (128, 144, 160), 160
     config.data.eval_resize.short, config.data.eval_resize.max = 160, 160
     config.data.max_instances = 16
-    config.optim.lr, config.optim.base_batch_size = 0.02, 8
+    config.optim.lr, config.optim.base_batch_size = 0.04, 8
     config.optim.schedule, config.optim.warmup_steps = "cosine", 100
-    config.train.batch_size, config.train.steps = 8, 700
-    config.train.eval_every = config.train.save_every = 350
+    config.train.batch_size, config.train.steps = 8, 600
+    config.train.eval_every = config.train.save_every = 300
     config.eval.batch_size = 8
     if arg.runlocal:
         common.run_local(config)

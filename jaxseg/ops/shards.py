@@ -14,9 +14,9 @@ BATCH_AXES = ("data", "fsdp")  # mesh axes that a batch is split over
 def per_shard(function: Callable) -> Callable:
     """`function`, each device calling it with its own part of the batch; for functions that treat images apart.
 
-    Every array that goes in or comes out has the batch as its leading axis. Left alone, the partitioner gathers the whole
-    batch on every device for what is opaque to it: Pallas kernels, and top-k. The mesh is that of `jax.set_mesh`; without
-    one, or with a batch that does not divide, this is a plain call.
+    Every array that goes in or comes out has the batch as its leading axis. Left alone, the partitioner gathers the
+    whole batch on every device for what is opaque to it: Pallas kernels, and top-k. The mesh is that of
+    `jax.set_mesh`; without one, or with a batch that does not divide, this is a plain call.
     """
 
     def call(*args):
