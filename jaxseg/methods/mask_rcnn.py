@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxseg.modeling import box_head, criterion, fpn, layers, mask_head, norms, resnet, roi_heads
@@ -45,9 +46,9 @@ class MaskRCNN(nn.Module):
 
         anchor_key, roi_key = jax.random.split(key)
         logits, deltas = jnp.concatenate(logits, 1), jnp.concatenate(deltas, 1)
-        anchors = jnp.concatenate([jnp.asarray(a, logits.dtype) for a in self.rpn.anchors(pyramid)])
+        anchors = np.concatenate(self.rpn.anchors(pyramid))
         inside = rpn_lib.centred_inside(anchors, batch.image_size)
-        anchors = jnp.broadcast_to(anchors, (logits.shape[0], *anchors.shape))
+        anchors = jnp.broadcast_to(anchors.astype(logits.dtype), (logits.shape[0], *anchors.shape))
         selection = self.criterion.rpn.select(anchor_key, anchors, inside, targets)
         rpn_terms = self.criterion.rpn.loss(logits, deltas, selection)
 

@@ -33,18 +33,18 @@ from jaxseg.structures import RoIs, Targets
 
 @flax.struct.dataclass
 class Selection:
-    """S candidates an image, positives first (within the task's `max_positives` slots).
+    """S candidates of each image (or of one), positives first (within the task's `max_positives` slots).
 
     `index` points into the candidates; `classes` is K for background and -1 where the slot does not count; `matched`
     points into the targets and `gt_boxes` holds those boxes (both mean something for positives only).
     """
 
     rois: RoIs
-    index: Int[Array, "B S"]
-    classes: Int[Array, "B S"]
-    positive: Bool[Array, "B S"]
-    matched: Int[Array, "B S"]
-    gt_boxes: Float[Array, "B S 4"]
+    index: Int[Array, "*B S"]
+    classes: Int[Array, "*B S"]
+    positive: Bool[Array, "*B S"]
+    matched: Int[Array, "*B S"]
+    gt_boxes: Float[Array, "*B S 4"]
 
 
 @flax.struct.dataclass

@@ -22,7 +22,7 @@ class FPN(nn.Module):
     @nn.compact
     def __call__(
         self,
-        features: Sequence[Float[Array, "B H W C"]],
+        features: Sequence[Float[Array, "B _ _ _"]],
         image_size: Float[Array, "B 2"],
         *,
         strides: Sequence[int],

@@ -68,6 +68,6 @@ def cells_of_image(
     return rows[:, :, None] & columns[:, None, :]
 
 
-def double(x: Float[Array, "B H W C"]) -> Float[Array, "B 2H 2W C"]:
+def double(x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W C"]:
     """Nearest-neighbour upsampling by two."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)

@@ -31,8 +31,8 @@ class RPNHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, levels: Sequence[Float[Array, "B H W C"]]
-    ) -> tuple[list[Float[Array, "B A"]], list[Float[Array, "B A 4"]]]:
+        self, levels: Sequence[Float[Array, "B _ _ _"]]
+    ) -> tuple[list[Float[Array, "B _"]], list[Float[Array, "B _ 4"]]]:
         """Logits and deltas a level, float32, in the order of `ops.anchors` (rows, columns, anchors of a cell)."""
         init = layers.normal(0.01)
         trunk = [
@@ -75,7 +75,7 @@ class RPN(nn.Module):
 
     def __call__(
         self, pyramid: Pyramid
-    ) -> tuple[list[Float[Array, "B A"]], list[Float[Array, "B A 4"]]]:
+    ) -> tuple[list[Float[Array, "B _"]], list[Float[Array, "B _ 4"]]]:
         return self.head(pyramid.levels)
 
     def anchors(self, pyramid: Pyramid) -> list[np.ndarray]:
@@ -94,8 +94,8 @@ class RPN(nn.Module):
 
     def propose(
         self,
-        logits: Sequence[Float[Array, "B A"]],
-        deltas: Sequence[Float[Array, "B A 4"]],
+        logits: Sequence[Float[Array, "B _"]],
+        deltas: Sequence[Float[Array, "B _ 4"]],
         pyramid: Pyramid,
         *,
         train: bool,

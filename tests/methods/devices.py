@@ -68,7 +68,7 @@ def heads() -> float:
                 jax.random.key(0),
                 method=lambda m, *args: m.roi_heads.losses(*args, train=True),
             )
-            return model.criterion.total(terms, masks, 0)[0]
+            return model.criterion.total(terms, masks, jnp.int32(0))[0]
 
         return jax.value_and_grad(total, argnums=(0, 1))(params, inputs["levels"])
 

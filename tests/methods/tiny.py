@@ -49,7 +49,7 @@ def batch(images=2, objects=4, seed=0, size=64) -> Batch:
 
 def variables(model, example: Batch, seed=0):
     key = jax.random.key(seed, impl="rbg")  # compiles several times faster than threefry
-    init = jax.jit(lambda k: model.init(k, example, k, 0, method="losses"))
+    init = jax.jit(lambda k: model.init(k, example, k, jnp.int32(0), method="losses"))
     made = init(key)
     # Larger predictors than at the start of training: every loss then has something to say.
     rng = np.random.default_rng(seed)
@@ -69,7 +69,7 @@ def loss_function(model):
             {"params": params, "batch_stats": batch_stats},
             batch,
             key,
-            0,
+            jnp.int32(0),
             method="losses",
             mutable=["batch_stats"],
         )

@@ -20,7 +20,7 @@ def softmax():
 def _targets(boxes, classes, crowds=()):
     boxes = np.asarray(boxes, np.float32).reshape(1, -1, 4)
     crowds = np.asarray(crowds, np.float32).reshape(1, -1, 4)
-    return Targets(
+    arrays = Targets(
         boxes=boxes,
         classes=np.asarray(classes, np.int32).reshape(1, -1),
         valid=np.ones(boxes.shape[:2], bool),
@@ -28,17 +28,18 @@ def _targets(boxes, classes, crowds=()):
         crowd_boxes=crowds,
         crowd_valid=np.ones(crowds.shape[:2], bool),
     )
+    return jax.tree.map(jnp.asarray, arrays)
 
 
-_ANCHORS = np.array(
-    [[0, 0, 10, 10], [0, 0, 10, 6], [40, 40, 50, 50], [60, 60, 70, 70], [2, 0, 12, 10]], np.float32
+_ANCHORS = jnp.array(
+    [[0, 0, 10, 10], [0, 0, 10, 6], [40, 40, 50, 50], [60, 60, 70, 70], [2, 0, 12, 10]], jnp.float32
 )[None]
 
 
 def test_rpn_selects_by_iou(softmax):
     """IoU 1 is positive, 0.6 and 2/3 lie between the thresholds, 0 is negative."""
     targets = _targets([[0, 0, 10, 10]], [2])
-    chosen = softmax.rpn.select(jax.random.key(0), _ANCHORS, np.ones((1, 5), bool), targets)
+    chosen = softmax.rpn.select(jax.random.key(0), _ANCHORS, jnp.ones((1, 5), bool), targets)
     positive, counted = np.asarray(chosen.positive[0]), np.asarray(chosen.rois.valid[0])
     assert set(np.asarray(chosen.index[0])[positive]) == {0}
     assert set(np.asarray(chosen.index[0])[counted & ~positive]) == {2, 3}
@@ -46,14 +47,14 @@ def test_rpn_selects_by_iou(softmax):
 
 def test_negatives_on_a_crowd_are_ignored_and_positives_are_not(softmax):
     targets = _targets([[0, 0, 10, 10]], [2], crowds=[[0, 0, 55, 55]])
-    chosen = softmax.rpn.select(jax.random.key(0), _ANCHORS, np.ones((1, 5), bool), targets)
+    chosen = softmax.rpn.select(jax.random.key(0), _ANCHORS, jnp.ones((1, 5), bool), targets)
     counted = np.asarray(chosen.rois.valid[0])
     assert set(np.asarray(chosen.index[0])[counted]) == {0, 3}
 
 
 def test_rpn_loss_by_hand(softmax):
     targets = _targets([[0, 0, 10, 10]], [2])
-    valid = np.ones((1, 5), bool)
+    valid = jnp.ones((1, 5), bool)
     chosen = softmax.rpn.select(jax.random.key(0), _ANCHORS, valid, targets)
     logits = jnp.array([[1.0, 9.0, -1.0, 2.0, 9.0]])
     deltas = jnp.full((1, 5, 4), 0.5)
@@ -64,8 +65,8 @@ def test_rpn_loss_by_hand(softmax):
 
 
 def test_roi_selection_adds_the_ground_truth_and_puts_positives_first(softmax):
-    boxes = np.array([[[40, 40, 50, 50], [0, 0, 9, 10], [60, 60, 70, 70]]], np.float32)
-    proposals = RoIs(boxes, np.ones((1, 3), bool), np.ones((1, 3), bool))
+    boxes = jnp.array([[[40, 40, 50, 50], [0, 0, 9, 10], [60, 60, 70, 70]]], jnp.float32)
+    proposals = RoIs(boxes, jnp.ones((1, 3), bool), jnp.ones((1, 3), bool))
     targets = _targets([[0, 0, 10, 10], [80, 80, 95, 90]], [2, 0])
     chosen = softmax.roi.select(jax.random.key(0), proposals, targets, 4)
     positive = np.asarray(chosen.positive[0])
@@ -82,15 +83,15 @@ def test_roi_selection_adds_the_ground_truth_and_puts_positives_first(softmax):
 
 
 def test_roi_loss_by_hand(softmax):
-    boxes = np.array([[[0, 0, 10, 10], [40, 40, 50, 50], [0, 0, 0, 0]]], np.float32)
-    counted = np.array([[True, True, False]])
+    boxes = jnp.array([[[0, 0, 10, 10], [40, 40, 50, 50], [0, 0, 0, 0]]], jnp.float32)
+    counted = jnp.array([[True, True, False]])
     chosen = criterion.Selection(
         rois=RoIs(boxes, counted, counted),
-        index=np.zeros((1, 3), np.int32),
-        classes=np.array([[1, 2, -1]]),
-        positive=np.array([[True, False, False]]),
-        matched=np.zeros((1, 3), np.int32),
-        gt_boxes=np.array([[[0, 0, 20, 10], [0, 0, 1, 1], [0, 0, 1, 1]]], np.float32),
+        index=jnp.zeros((1, 3), jnp.int32),
+        classes=jnp.array([[1, 2, -1]]),
+        positive=jnp.array([[True, False, False]]),
+        matched=jnp.zeros((1, 3), jnp.int32),
+        gt_boxes=jnp.array([[[0, 0, 20, 10], [0, 0, 1, 1], [0, 0, 1, 1]]], jnp.float32),
     )
     logits = jnp.array([[[0.0, 2.0, 1.0], [0.0, 0.0, 3.0], [jnp.nan] * 3]])
     deltas = jnp.zeros((1, 3, 2, 4)).at[0, 0, 0].set(99.0)  # not the object's class
@@ -109,5 +110,7 @@ def test_total_is_the_weighted_sum(softmax):
         {"box": jnp.float32(2.0)}, jnp.zeros((1, 1)), {"note": jnp.float32(7.0)}
     )
     weighted = criterion.SoftmaxCriterion(softmax.rpn, softmax.roi, {"box": 3.0, "mask": 0.5})
-    total, log = weighted.total([terms], {"mask": jnp.float32(4.0), "extra": jnp.float32(1.0)}, 0)
+    total, log = weighted.total(
+        [terms], {"mask": jnp.float32(4.0), "extra": jnp.float32(1.0)}, jnp.int32(0)
+    )
     assert total == 6 + 2 + 1 and log["box"] == 2 and log["note"] == 7

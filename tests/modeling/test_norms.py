@@ -12,6 +12,7 @@ _CLASSES = [norms.BatchNorm, norms.GroupNorm]
 
 
 def _run(module, x, mask=None, train=True, variables=None):
+    x, mask = jnp.asarray(x), None if mask is None else jnp.asarray(mask)
     variables = variables or module.init(jax.random.key(0), x, train=False)
     out, updates = module.apply(variables, x, mask=mask, train=train, mutable=["batch_stats"])
     return out, updates
@@ -47,10 +48,9 @@ def test_padding_equals_absence(cls):
     small = rng.normal(size=(2, 4, 4, 8)).astype(np.float32)
     large = rng.normal(size=(2, 6, 7, 8)).astype(np.float32) * 1e3
     large[:, :4, :4] = small
-    mask = np.zeros((2, 6, 7), bool)
-    mask[:, :4, :4] = True
+    mask = jnp.zeros((2, 6, 7), bool).at[:, :4, :4].set(True)
     module = cls()
-    variables = module.init(jax.random.key(0), small, train=False)
+    variables = module.init(jax.random.key(0), jnp.asarray(small), train=False)
 
     def weighted(x, mask):
         out, updates = module.apply(variables, x, mask=mask, train=True, mutable=["batch_stats"])
@@ -64,7 +64,7 @@ def test_padding_equals_absence(cls):
 
 
 def test_batch_norm_without_a_valid_element_uses_and_keeps_the_running_statistics():
-    x = np.random.default_rng(3).normal(5, 2, (2, 3, 3, 4)).astype(np.float32)
+    x = 5 + jax.random.normal(jax.random.key(3), (2, 3, 3, 4))
     module = norms.BatchNorm()
     variables = module.init(jax.random.key(0), x, train=False)
     variables["batch_stats"] = {"mean": jnp.full(4, 3.0), "var": jnp.full(4, 2.0)}
@@ -74,7 +74,7 @@ def test_batch_norm_without_a_valid_element_uses_and_keeps_the_running_statistic
 
 
 def test_frozen_batch_norm_is_constant():
-    x = np.random.default_rng(4).normal(size=(2, 3, 3, 4)).astype(np.float32)
+    x = jax.random.normal(jax.random.key(4), (2, 3, 3, 4))
     module = norms.FrozenBatchNorm()
     variables = module.init(jax.random.key(0), x)
     assert "params" not in variables
@@ -97,7 +97,7 @@ def test_frozen_patterns_put_norms_in_test_mode():
                 x, train=True
             )
 
-    x = np.random.default_rng(5).normal(3, 1, (4, 4)).astype(np.float32)
+    x = 3 + jax.random.normal(jax.random.key(5), (4, 4))
     module = Two()
     variables = module.init(jax.random.key(0), x)
     with norms.frozen(["a"]):
