@@ -13,7 +13,7 @@ import tests.checker
 
 # Shapes and dtypes in signatures are checked in the tests, and only there; the hook must be in place before they are
 # imported. Not in jaxseg.structures: as pytrees, those also hold shardings, axes and the like.
-CHECKED = ("ops", "losses", "modeling", "methods", "data", "evaluation")
+CHECKED = ("ops", "losses", "modeling", "methods", "data")
 jaxtyping.install_import_hook(
     [f"jaxseg.{package}" for package in CHECKED], f"{tests.checker.__name__}.check"
 )
