@@ -29,8 +29,8 @@ def get_config(arg=None):
     config.model.test.candidates = 700
     config.optim.lr, config.optim.base_batch_size = 0.02, 8
     config.optim.schedule, config.optim.warmup_steps = "cosine", 100
-    config.train.batch_size, config.train.steps = 4, 1500
-    config.train.eval_every = config.train.save_every = 500
+    config.train.batch_size, config.train.steps = 4, 1400
+    config.train.eval_every = config.train.save_every = 700
     config.eval.batch_size = 4
     if arg.runlocal:
         common.run_local(config)
