@@ -87,6 +87,10 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         space = tuple(range(1, x.ndim - 1))
+        if (
+            mask is not None
+        ):  # a sample of which nothing counts elsewhere is still normalised, by all of it
+            mask = mask | ~mask.any(space, keepdims=True)
         # Moments per channel first, pooled to groups after: no reshape of the large array.
         mean, var, _ = _moments(x, mask, space)
         pooled = (x.shape[0],) + (1,) * len(space) + (groups, channels // groups)

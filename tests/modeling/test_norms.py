@@ -73,6 +73,12 @@ def test_batch_norm_without_a_valid_element_uses_and_keeps_the_running_statistic
     jax.tree.map(np.testing.assert_array_equal, updates["batch_stats"], variables["batch_stats"])
 
 
+def test_group_norm_of_a_sample_that_does_not_count_is_its_own():
+    x = jax.random.normal(jax.random.key(6), (2, 3, 3, 8))
+    mask = jnp.zeros((2, 3, 3), bool).at[0].set(True)
+    np.testing.assert_allclose(_run(norms.GroupNorm(), x, mask)[0], _run(norms.GroupNorm(), x)[0])
+
+
 def test_frozen_batch_norm_is_constant():
     x = jax.random.normal(jax.random.key(4), (2, 3, 3, 4))
     module = norms.FrozenBatchNorm()
