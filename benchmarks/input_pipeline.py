@@ -1,6 +1,6 @@
 """How many images a second one core prepares: decode, resize, flip, mask crops, pad.
 
-    python benchmarks/input_pipeline.py --images=DIR/train --annotations=DIR/annotations/instances_train.json
+    python -m benchmarks.input_pipeline --images=DIR/train --annotations=DIR/annotations/instances_train.json
 
 One grain worker prepares batches while this process only receives them; `--workers=0` measures in this process.
 The first batch, with the start of the worker, is timed apart.
