@@ -2,8 +2,8 @@
 
   python train.py --config=configs/small.py:root=DIR --workdir=runs/mine --config.train.steps=3000
 
-DIR is a folder in COCO format: DIR/train, DIR/val (images), DIR/annotations/instances_{train,val}.json. Arguments: `root`;
-`runlocal`, a few steps only. Images are resized to a shorter side of 256 pixels.
+DIR is a folder in COCO format: DIR/train, DIR/val (images), DIR/annotations/instances_{train,val}.json. Images are
+resized to a shorter side of 256 pixels. Arguments: `root`; `runlocal`, a few steps only.
 """
 
 from configs import common
