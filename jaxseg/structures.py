@@ -31,7 +31,7 @@ class Targets:
 
 @flax.struct.dataclass
 class Batch:
-    """What a training or inference step takes. `image_size`: (height, width) without padding, which is right and below."""
+    """What a training or inference step takes. `image_size` is (height, width) without the padding right and below."""
 
     images: UInt8[Array, "B H W 3"]  # RGB, zero outside `image_size`; normalised on the device
     image_size: Float[Array, "B 2"]
