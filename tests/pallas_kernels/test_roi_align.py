@@ -1,5 +1,7 @@
 """RoIAlign against published numbers, a float64 loop, an einsum form, and its own invariances."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,16 +46,14 @@ def _pool(image, box, size, ratio=2, aligned=True, stride=1):
     """One (H, W) image, one box -> (size, size)."""
     image = jnp.asarray(image, jnp.float32)[None, :, :, None]
     boxes = jnp.asarray(box, jnp.float32).reshape(1, 1, 4)
-    out = pallas_kernels.multilevel_roi_align(
-        [image],
-        boxes,
-        jnp.zeros((1, 1), jnp.int32),
+    call = functools.partial(
+        pallas_kernels.multilevel_roi_align,
         strides=[stride],
         output_size=size,
         sampling_ratio=ratio,
         aligned=aligned,
     )
-    return out[0, 0, :, :, 0]
+    return jax.jit(call)([image], boxes, jnp.zeros((1, 1), jnp.int32))[0, 0, :, :, 0]
 
 
 # Detectron2 tests/layers/test_roi_align.py. There each bin takes ceil(2/4) = 1 sample.
@@ -173,6 +173,7 @@ def test_gradient_is_the_transpose():
             f, boxes, levels, strides=_STRIDES, output_size=(3, 2), image_size=size
         )
 
+    pool = jax.jit(pool)
     out, transpose = jax.vjp(pool, *features)
     cotangent = rng.normal(size=out.shape).astype(np.float32)
     gradients = transpose(jnp.asarray(cotangent))
@@ -208,13 +209,13 @@ def test_bad_boxes_and_no_boxes():
         levels = jnp.zeros(boxes.shape[:2], jnp.int32)
         return pallas_kernels.multilevel_roi_align([f], boxes, levels, **call).sum()
 
-    value, gradient = jax.value_and_grad(total)(jnp.asarray(features[0]), jnp.asarray(bad))
+    value, gradient = jax.jit(jax.value_and_grad(total))(jnp.asarray(features[0]), jnp.asarray(bad))
     assert np.isfinite(value) and np.isfinite(gradient).all()
     none = pallas_kernels.multilevel_roi_align(
         features, np.zeros((1, 0, 4), np.float32), np.zeros((1, 0), np.int32), **call
     )
     assert none.shape == (1, 0, 7, 7, 2)
-    assert not jax.grad(total)(jnp.asarray(features[0]), jnp.zeros((1, 0, 4))).any()
+    assert not jax.jit(jax.grad(total))(jnp.asarray(features[0]), jnp.zeros((1, 0, 4))).any()
 
 
 def test_bfloat16_accumulates_in_float32():
@@ -228,7 +229,7 @@ def test_bfloat16_accumulates_in_float32():
             [f], boxes, levels, strides=[1], output_size=1
         ).sum(dtype=jnp.float32)
 
-    gradient = jax.grad(total)(feature)
+    gradient = jax.jit(jax.grad(total))(feature)
     assert gradient.dtype == jnp.bfloat16 and float(gradient[0, 0, 0, 0]) == 1024
 
 
