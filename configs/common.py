@@ -70,6 +70,9 @@ def data() -> ConfigDict:
     config.val = ConfigDict(
         {"images": "val2017", "annotations": "annotations/instances_val2017.json"}
     )
+    config.test = ConfigDict(
+        {"images": "", "annotations": ""}
+    )  # for eval.split=test; unused if empty
     config.keep_empty = False  # train on images without annotations
     config.shapes = ConfigDict()  # for source="shapes"
     config.shapes.train = 0  # images a split
@@ -213,8 +216,11 @@ def base() -> ConfigDict:
 
 
 def own_data(config: ConfigDict) -> None:
-    """A COCO-format folder of the user: train/, val/, annotations/instances_{train,val}.json under `data.root`."""
-    for split in ("train", "val"):
+    """A COCO-format folder of the user: train/, val/, annotations/instances_{train,val}.json under `data.root`.
+
+    And test/, if there is one.
+    """
+    for split in ("train", "val", "test"):
         config.data[split].images = split
         config.data[split].annotations = f"annotations/instances_{split}.json"
     config.data.keep_empty = True

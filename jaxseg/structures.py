@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
-import jax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 
@@ -75,8 +74,3 @@ class Detections:
     classes: Int[Array, "B D"]
     valid: Bool[Array, "B D"]
     masks: Float[Array, "B D h w"]
-
-
-def to_numpy(tree: Any) -> Any:
-    """Copies every array of `tree` to the host (one transfer for the whole tree)."""
-    return jax.device_get(tree)

@@ -9,8 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-import pallas_kernels
-from jaxseg.methods import mask_rcnn
+from jaxseg.methods import mask_rcnn, settings
 from jaxseg.structures import Batch
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {"mask_rcnn": mask_rcnn.build}
@@ -26,39 +25,8 @@ def build(config) -> nn.Module:
     """
     if config.method not in BUILDERS:
         raise ValueError(f"method={config.method!r}: allowed are {', '.join(BUILDERS)}.")
-    validate(config)
+    settings.validate(config)
     return BUILDERS[config.method](config)
-
-
-def validate(config) -> None:
-    """Raises ValueError for model settings without meaning, naming the key, the value and what is allowed."""
-    model = config.model
-    one_of = {
-        "model.backbone.name": (model.backbone.name, ("resnet",)),
-        "model.backbone.depth": (model.backbone.depth, tuple(mask_rcnn.resnet.DEPTHS)),
-        "model.box_head.name": (model.box_head.name, ("fc",)),
-        "model.mask_head.name": (model.mask_head.name, ("fcn",)),
-        "model.topology.name": (model.topology.name, ("single",)),
-        "model.criterion.name": (model.criterion.name, ("softmax",)),
-        "model.dtype": (model.dtype, ("float32", "bfloat16", "float64")),
-        "model.roi_align": (model.roi_align, tuple(pallas_kernels.IMPLEMENTATIONS)),
-    }
-    for key, (value, allowed) in one_of.items():
-        if value not in allowed:
-            raise ValueError(f"{key}={value!r}: allowed are {', '.join(map(str, allowed))}.")
-    levels = len(mask_rcnn.resnet.ResNet.strides) + 1
-    if len(model.rpn.anchor_sizes) != levels:
-        raise ValueError(
-            f"model.rpn.anchor_sizes has {len(model.rpn.anchor_sizes)} entries: allowed are "
-            f"{levels}, one a level (P2..P6)."
-        )
-    if model.num_classes < 1:
-        raise ValueError(
-            "model.num_classes is 0: train.py takes it from the data set; elsewhere give "
-            "--config.model.num_classes."
-        )
-    if model.dtype == "float64" and not jax.config.jax_enable_x64:
-        raise ValueError("model.dtype='float64' needs jax_enable_x64; it exists for tests.")
 
 
 def count_parameters(config) -> int:

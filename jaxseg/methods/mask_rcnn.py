@@ -99,7 +99,7 @@ def build(config) -> MaskRCNN:
     model = config.model
     dtype = jnp.dtype(model.dtype)
     num_classes = model.num_classes
-    losses = criterion.softmax(model.criterion)
+    losses = criterion.CRITERIA[model.criterion.name](model.criterion)
     pool = functools.partial(roi_align, implementation=model.roi_align)
     return MaskRCNN(
         backbone=resnet.ResNet(
@@ -146,7 +146,7 @@ def build(config) -> MaskRCNN:
             ),
             task=losses.roi,
             num_classes=num_classes,
-            test=roi_heads.TestSettings(
+            test=roi_heads.DetectionSettings(
                 score=model.test.score,
                 nms_iou=model.test.nms_iou,
                 max_detections=model.test.max_detections,

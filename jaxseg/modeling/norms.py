@@ -1,8 +1,8 @@
 """Normalisation that knows what is padding.
 
 Statistics are taken over the elements of `mask` only, so that a padded pixel, RoI or batch entry changes nothing; the
-others are normalised with them too, and may be anything finite. Under jit
-over a mesh the means run over the global batch: batch norm is synchronised by construction.
+others are normalised with them too, and may be anything finite. Under jit over a mesh the means run over the global
+batch: batch norm is synchronised by construction.
 """
 
 from __future__ import annotations

@@ -25,15 +25,13 @@ from jaxseg.structures import Detections, Pyramid, RoIs, Targets
 
 
 @flax.struct.dataclass
-class TestSettings:
+class DetectionSettings:
     """How scored boxes become detections; field names and defaults in configs/common, `test`."""
 
     score: float
     nms_iou: float
     max_detections: int
     candidates: int
-
-    __test__ = False  # not a test class, whatever its name makes pytest think
 
 
 class SingleTopology(nn.Module):
@@ -43,7 +41,7 @@ class SingleTopology(nn.Module):
     mask_head: nn.Module
     task: SampledSoftmax
     num_classes: int
-    test: TestSettings
+    test: DetectionSettings
 
     def losses(
         self,
@@ -99,7 +97,7 @@ def select_detections(
     proposals: RoIs,
     image_size: Float[Array, "B 2"],
     coder: Sequence[float],
-    test: TestSettings,
+    test: DetectionSettings,
 ) -> tuple[Float[Array, "B D 4"], Float[Array, "B D"], Int[Array, "B D"], Bool[Array, "B D"]]:
     """Boxes, scores, classes and validity of the best detections of each image, best first.
 

@@ -65,10 +65,8 @@ def nms(
 def _greedy(suppresses: Bool[Array, "N N"], candidates: Bool[Array, "N"]) -> Bool[Array, "N"]:
     """The set in which a candidate is if and only if no better member suppresses it.
 
-    Applying that rule to any set makes right the first entry, then those that depend on it, and so
-      on: after as many
-    rounds as the longest chain of suppressions (a handful in practice) nothing changes, and the set
-    is the greedy one.
+    Applying that rule to any set makes right the first entry, then those that depend on it, and so on: after as many
+    rounds as the longest chain of suppressions (a handful in practice) nothing changes, and the set is the greedy one.
     """
 
     def rule(kept):
