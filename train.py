@@ -12,7 +12,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import common
-from jaxseg.training import cli, loop, setup
+from jaxseg import cli
+from jaxseg.training import loop, setup
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, logs and results go.")

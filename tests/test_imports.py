@@ -10,7 +10,14 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 
 # The layers that each layer may import, besides itself.
-GROUND = {"jaxseg.structures", "jaxseg.precision", "jaxseg.paths", "jaxseg.visualization"}
+GROUND = {
+    "jaxseg.structures",
+    "jaxseg.precision",
+    "jaxseg.paths",
+    "jaxseg.visualization",
+    "jaxseg.cli",
+    "jaxseg.config_keys",
+}
 PARTS = {*GROUND, "pallas_kernels", "jaxseg.losses", "jaxseg.ops"}
 BELOW_TRAINING = {*PARTS, "jaxseg.modeling", "jaxseg.methods", "jaxseg.data", "jaxseg.evaluation"}
 EVERYTHING = {*BELOW_TRAINING, "jaxseg.training", "jaxseg.predictor", "jaxseg"}

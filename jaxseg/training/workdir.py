@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import json
 import os
@@ -16,6 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxseg import config_keys
 from jaxseg.data import sources
 
 RUN_FILE = "run.json"
@@ -70,19 +70,12 @@ def save_run(
     write_json(pathlib.Path(folder) / RUN_FILE, run)
 
 
-def load_run(
-    folder: str | pathlib.Path, *, base: ConfigDict | None = None
-) -> tuple[ConfigDict, tuple[sources.Category, ...]]:
+def load_run(folder: str | pathlib.Path) -> tuple[ConfigDict, tuple[sources.Category, ...]]:
     """Reads (config, categories) of a run.
-
-    Args:
-      folder: the work directory.
-      base: all keys there are, with defaults; what an older version did not know yet is filled in from it, and a key
-        that it lacks (from a newer version) raises.
 
     Raises:
       FileNotFoundError: no run was started there.
-      ValueError: `run.json` is damaged, or holds a config key that `base` lacks.
+      ValueError: `run.json` is damaged.
     """
     path = pathlib.Path(folder).expanduser() / RUN_FILE
     if not path.exists():
@@ -95,39 +88,22 @@ def load_run(
         categories = tuple(sources.Category(**c) for c in run["categories"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error!r}.") from error
-    if base is not None:
-        version = run.get("versions", {}).get("jaxseg", "unknown")
-        check_keys(config, base, where=f"{path} (written by jaxseg {version})")
-        config = _filled(config, base)
     return config, categories
 
 
-def check_keys(config: ConfigDict, base: ConfigDict, where: str = "config") -> None:
+def check_keys(config: ConfigDict, base: ConfigDict) -> None:
     """Sees to it that `config` has no key that `base` lacks.
 
     Raises:
       ValueError: it has; every such key is named with those that it may have been meant to be.
     """
-    known = keys(base)
-    unknown = [k for k in keys(config) if k not in known and not _is_split(k, config)]
+    known = config_keys.keys(base)
+    unknown = [k for k in config_keys.keys(config) if k not in known and not _is_split(k, config)]
     # A whole unknown group is one mistake, not one for every key in it.
     unknown = [k for k in unknown if not any(k.startswith(f"{u}.") for u in unknown)]
     if unknown:
-        words = "; ".join(suggest(key, known) for key in unknown)
-        raise ValueError(f"Unknown key{'s' if len(unknown) > 1 else ''} in {where}: {words}.")
-
-
-def suggest(key: str, known: Sequence[str]) -> str:
-    """An unknown key with those that it may have been meant to be: `optim.lrate (did you mean optim.lr?)`."""
-    close = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
-    last = key.rpartition(".")[2]
-    close += [k for k in known if k.rpartition(".")[2] == last and k not in close][:2]
-    return key + (f" (did you mean {' or '.join(close)}?)" if close else "")
-
-
-def keys(config: ConfigDict) -> list[str]:
-    """All keys of a config and of its groups, groups themselves included: `optim`, `optim.lr`, ..."""
-    return list(_keys(config))
+        words = "; ".join(config_keys.suggest(key, known) for key in unknown)
+        raise ValueError(f"Unknown key{'s' if len(unknown) > 1 else ''} in config: {words}.")
 
 
 def changes(old: ConfigDict, new: ConfigDict) -> list[str]:
@@ -162,13 +138,6 @@ def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _keys(config: ConfigDict, prefix: str = "") -> Iterator[str]:
-    for key, value in config.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, ConfigDict):
-            yield from _keys(value, f"{prefix}{key}.")
-
-
 def _is_split(key: str, config: ConfigDict) -> bool:
     """`data.test=dict(images=..., annotations=...)`: a further split of the user's, or a key of one."""
     parts = key.split(".")
@@ -176,16 +145,6 @@ def _is_split(key: str, config: ConfigDict) -> bool:
         return False
     value = config.data[parts[1]]
     return isinstance(value, ConfigDict) and set(value) <= {"images", "annotations"} and bool(value)
-
-
-def _filled(config: ConfigDict, base: ConfigDict) -> ConfigDict:
-    filled = ConfigDict(config.to_dict())
-    for key, value in base.items():
-        if key not in filled:
-            filled[key] = value
-        elif isinstance(value, ConfigDict) and isinstance(filled[key], ConfigDict):
-            filled[key] = _filled(filled[key], value)
-    return filled
 
 
 def _tuples(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import sys
 import traceback
 from collections.abc import Callable
@@ -11,19 +12,23 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from jaxseg.training import workdir
+from jaxseg import config_keys
 
 TRACEBACK = "JAXSEG_TRACEBACK"  # an environment variable: show tracebacks for user errors as well
 STATUS = 2
+OURS = ("jaxseg", "pallas_kernels", "configs")
 
 
-def run(main: Callable[[list[str]], None], base: Callable[[], ConfigDict]) -> NoReturn:
+def run(
+    main: Callable[[list[str]], None], base: Callable[[], ConfigDict] | None = None
+) -> NoReturn:
     """`absl.app.run(main)`; a user's mistake is printed as one message, and the exit status is 2.
 
     Args:
       main: takes the arguments that are no flags. Of what it raises, messages of jaxseg and errors of the operating
         system are the user's; everything else keeps its traceback.
-      base: gives a config with all keys there are, to name what a mistyped `--config.key` may have been meant to be.
+      base: gives a config with all keys there are, to name what a mistyped `--config.key` may have been meant to be;
+        for a program that takes a `--config`.
     """
     app.run(lambda argv: _call(main, argv), flags_parser=lambda argv: _parse(argv, base))
 
@@ -41,18 +46,18 @@ def _call(main: Callable[[list[str]], None], argv: list[str]) -> None:
         _fail(str(error))
 
 
-def _parse(argv: list[str], base: Callable[[], ConfigDict]) -> list[str]:
+def _parse(argv: list[str], base: Callable[[], ConfigDict] | None) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except Exception as error:
         # ml_collections lets through whatever the config file or the assignment raised, or puts its traceback
         # into a message.
-        known = workdir.keys(base())
-        for argument in argv:
+        known = config_keys.keys(base()) if base else []
+        for argument in argv if known else ():
             name = argument.lstrip("-").partition("=")[0]
             if name.startswith("config.") and name.removeprefix("config.") not in known:
                 _fail(
-                    f"{argument}: unknown key {workdir.suggest(name.removeprefix('config.'), known)}."
+                    f"{argument}: unknown key {config_keys.suggest(name.removeprefix('config.'), known)}."
                 )
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raised = [line for line in lines if line.partition(":")[0].endswith("Error")]
@@ -61,8 +66,10 @@ def _parse(argv: list[str], base: Callable[[], ConfigDict]) -> list[str]:
 
 def _raised_by_jaxseg(error: Exception) -> bool:
     """Whether the innermost frame is our own code, that is, the message was written for the user."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{os.sep}jaxseg{os.sep}" in frame.filename
+    file = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+    loaded = [sys.modules[name] for name in OURS if name in sys.modules]
+    folders = [pathlib.Path(folder).resolve() for module in loaded for folder in module.__path__]
+    return any(file.is_relative_to(folder) for folder in folders)
 
 
 def _fail(message: str) -> NoReturn:

@@ -1,0 +1,38 @@
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from jaxseg import cli, config_keys
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def raised(function):
+    try:
+        function()
+    except ValueError as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def test_only_messages_from_our_own_folders_are_the_users(tmp_path):
+    assert cli._raised_by_jaxseg(
+        raised(lambda: exec(compile("raise ValueError", config_keys.__file__, "exec")))
+    )
+    # A checkout in a folder of the same name does not make the errors of others ours.
+    other = tmp_path / "jaxseg" / "venv" / "numpy.py"
+    assert not cli._raised_by_jaxseg(
+        raised(lambda: exec(compile("raise ValueError", str(other), "exec")))
+    )
+
+
+@pytest.mark.parametrize("argument", ["--config.optim.lrr=1", "--nosuch=1"])
+def test_a_program_without_a_config_explains_a_wrong_flag(argument):
+    code = "from jaxseg import cli; cli.run(lambda argv: None)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, argument], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1 and "Unknown command line flag" in done.stderr
