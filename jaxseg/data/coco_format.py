@@ -15,6 +15,7 @@ from jaxseg.data import problems as problems_lib
 from jaxseg.data import rle, source
 
 _IMAGE_KEYS = ("id", "file_name", "height", "width")
+_ID_LIMIT = 2**63  # ids travel as int64; negative image ids mark entries that only fill up a batch
 
 
 def load(path: str) -> dict[str, Any]:
@@ -23,7 +24,8 @@ def load(path: str) -> dict[str, Any]:
     Raises:
       FileNotFoundError: no such file.
       ValueError: not JSON, not COCO (the message says which key is missing and what was found), ids that are
-        missing, no integers or used twice, annotations that refer to unknown images or categories.
+        missing, used twice or no whole numbers from 0 to 2**63 - 1, file names that are no strings,
+        annotations that refer to unknown images or categories.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(
@@ -45,7 +47,7 @@ def load(path: str) -> dict[str, Any]:
         _check_list(path, data, "annotations")
     _check_entries(path, "image", data["images"], _IMAGE_KEYS)
     _check_entries(path, "category", data["categories"], ("id", "name"))
-    _check_sizes(path, data["images"])
+    _check_images(path, data["images"])
     _check_references(path, data)
     return data
 
@@ -71,10 +73,7 @@ def _check_entries(
                     f"{path}: {kind} number {position} (id {entry.get('id')}) has no {key!r}; "
                     f"found {', '.join(sorted(entry))}."
                 )
-        if not _is_integer(entry["id"]):
-            raise ValueError(
-                f"{path}: {kind} id {entry['id']!r} is no integer; number the {kind} entries."
-            )
+        _check_id(path, kind, position, entry["id"])
         if entry["id"] in seen:
             raise ValueError(f"{path}: {kind} id {entry['id']} is used twice; ids must be unique.")
         seen.add(entry["id"])
@@ -82,8 +81,20 @@ def _check_entries(
         raise ValueError(f"{path}: 'categories' is empty; at least one class is needed.")
 
 
-def _check_sizes(path: str, images: Sequence[Mapping[str, Any]]) -> None:
+def _check_id(path: str, kind: str, position: int, value: Any) -> None:
+    if not _is_integer(value) or not 0 <= value < _ID_LIMIT:
+        raise ValueError(
+            f"{path}: {kind} number {position} has the id {value!r}; ids are whole numbers from 0 to 2**63 - 1. "
+            f"Number the {kind} entries."
+        )
+
+
+def _check_images(path: str, images: Sequence[Mapping[str, Any]]) -> None:
     for entry in images:
+        if not isinstance(entry["file_name"], str):
+            raise ValueError(
+                f"{path}: image {entry['id']} has file_name {entry['file_name']!r}; a string is needed."
+            )
         for key in ("height", "width"):
             if not _is_integer(entry[key]) or entry[key] < 1:
                 raise ValueError(
@@ -97,6 +108,8 @@ def _check_references(path: str, data: Mapping[str, Any]) -> None:
         "category_id": ("categories", {e["id"] for e in data["categories"]}),
     }
     for position, annotation in enumerate(data.get("annotations", ())):
+        if annotation.get("id") is not None:
+            _check_id(path, "annotation", position, annotation["id"])
         for key, (where, ids) in known.items():
             value = annotation.get(key)
             if not _is_integer(value) or value not in ids:

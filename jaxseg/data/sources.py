@@ -19,7 +19,7 @@ def open_source(data: Any, split: str) -> Source:
       split: "train", "val" or any other key of `data` that holds `images` and `annotations`.
 
     Raises:
-      ValueError: unknown source or split, or a faulty annotation file.
+      ValueError: unknown source or split, a split whose keys are empty, or a faulty annotation file.
       FileNotFoundError: the folder or the annotation file does not exist.
     """
     if data.source == "shapes":
@@ -34,6 +34,13 @@ def _open_coco(data: Any, split: str) -> coco_json.CocoJson:
     if split not in splits:
         raise ValueError(
             f"Unknown split {split!r}: data has {', '.join(sorted(splits)) or 'no splits'}."
+        )
+    unset = [f"data.{split}.{key}" for key in ("images", "annotations") if not data[split][key]]
+    if unset:
+        raise ValueError(
+            f"{' and '.join(unset)} of the split {split!r} not set: give the folder of its images (. for data.root "
+            f"itself) and its JSON file, e.g. --config.data.{split}.images={split} "
+            f"--config.data.{split}.annotations=annotations/instances_{split}.json."
         )
     if not data.root and not os.path.exists(data[split].annotations):
         raise FileNotFoundError(

@@ -175,7 +175,13 @@ def _without(key):
         (_changed("images", 1, height=None), "has no 'height'"),
         (_changed("images", 1, height=0), "image 2 has height 0"),
         (_changed("images", 1, id=1), "image id 1 is used twice"),
-        (_changed("images", 1, id="two"), "image id 'two' is no integer"),
+        (_changed("images", 1, id="two"), "image number 1 has the id 'two'; .* whole numbers"),
+        (_changed("images", 1, id=-2), "image number 1 has the id -2; .* from 0"),
+        (_changed("images", 1, id=2**63), "image number 1 has the id 9223372036854775808"),
+        (_changed("images", 1, id=2.5), "image number 1 has the id 2.5"),
+        (_changed("images", 1, file_name=2), "image 2 has file_name 2; a string"),
+        (_changed("categories", 1, id=-3), "category number 1 has the id -3"),
+        (_changed("annotations", 1, id="b"), "annotation number 1 has the id 'b'"),
         (_changed("categories", 0, name=None), "category number 0 .id 90. has no 'name'"),
         (_changed("annotations", 0, image_id=77), "annotation 1 has image_id 77.*3 ids.*1, 2, 3"),
         (_changed("annotations", 1, category_id=4), "annotation 2 has category_id 4.*3, 90"),
@@ -208,8 +214,24 @@ def test_missing_files(tmp_path):
 
 def test_unknown_names(tmp_path):
     config = coco_folder.write(tmp_path, coco_folder.content())
-    with pytest.raises(ValueError, match=r"'test': data has train, val"):
-        sources.open_source(config.data, "test")
+    with pytest.raises(ValueError, match=r"'tset': data has .*train, val"):
+        sources.open_source(config.data, "tset")
     config.data.source = "imagenet"
     with pytest.raises(ValueError, match="'imagenet': allowed are coco_json and shapes"):
         sources.open_source(config.data, "train")
+
+
+@pytest.mark.parametrize(
+    ("unset", "named"),
+    [
+        (("images",), r"^data\.val\.images of"),
+        (("annotations",), r"^data\.val\.annotations of"),
+        (("images", "annotations"), r"^data\.val\.images and data\.val\.annotations of"),
+    ],
+)
+def test_a_split_that_is_not_set(tmp_path, unset, named):
+    data = coco_folder.write(tmp_path, coco_folder.content()).data
+    data.val.update({key: "" for key in unset})
+    with pytest.raises(ValueError, match=named + ".*--config.data.val.images=val"):
+        sources.open_source(data, "val")
+    sources.open_source(data, "train")
