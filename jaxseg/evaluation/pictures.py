@@ -18,7 +18,11 @@ from jaxseg.evaluation import coco_input
 def instances(
     entries: Sequence[Mapping], category_ids: Sequence[int], height: int, width: int
 ) -> visualization.Instances:
-    """COCO annotations or results of one image of (height, width), as what `visualization` draws."""
+    """COCO annotations or results of one image of (height, width), as what `visualization` draws.
+
+    Entries without a segmentation (crowds may be boxes alone) are left out.
+    """
+    entries = [entry for entry in entries if entry.get("segmentation")]
     index = {category_id: i for i, category_id in enumerate(category_ids)}
     boxes = np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
@@ -45,8 +49,9 @@ def compare(
     """Writes a picture of predictions beside the ground truth for some images of a source.
 
     Args:
-      source: a `jaxseg.data` source; images with objects are preferred, evenly spread.
-      results: COCO results of the source.
+      source: a `jaxseg.data` source.
+      results: COCO results of the source, or of its first images; no image after the last that they
+        name is shown. Images with objects are preferred, evenly spread.
       path: .png or .jpg.
       count: the number of images, at most.
       score: results below it are not drawn.
@@ -61,7 +66,7 @@ def compare(
     ids = [category.id for category in source.categories]
     names = [category.name for category in source.categories]
     rows = []
-    for i in _spread(source, truth, count):
+    for i in _spread(_evaluated(source, results), truth, count):
         info = source.infos[i]
         try:
             image = source.image(i)
@@ -80,11 +85,18 @@ def compare(
     )
 
 
-def _spread(source: Any, truth: Mapping, count: int) -> list[int]:
+def _evaluated(source: Any, results: Sequence[Mapping]) -> Sequence[Any]:
+    """The infos up to the last image with a result: with `eval.max_images` none was sought after it."""
+    found = {r["image_id"] for r in results}
+    last = max((i for i, info in enumerate(source.infos) if info.id in found), default=0)
+    return source.infos[: last + 1]
+
+
+def _spread(infos: Sequence[Any], truth: Mapping, count: int) -> list[int]:
     """Indices of `count` images, evenly spread over those with objects, else over all."""
     filled = {a["image_id"] for a in truth["annotations"]}
-    indices = [i for i, info in enumerate(source.infos) if info.id in filled]
-    indices = indices or list(range(len(source)))
+    indices = [i for i, info in enumerate(infos) if info.id in filled]
+    indices = indices or list(range(len(infos)))
     return (
         [indices[k * len(indices) // count] for k in range(count)]
         if len(indices) > count

@@ -169,3 +169,32 @@ def test_a_fault_of_the_detector_comes_through_and_ends_the_threads(folder):
         pytest.raises(RuntimeError, match="out of memory"),
     ):
         inference.run(detect, batches, source.categories)
+
+
+def test_a_crowd_that_is_only_a_box_is_left_out_of_the_picture(make_detect, folder, tmp_path):
+    truth = json.loads((folder / "val.json").read_text())
+    crowd = dict(id=99, image_id=10, category_id=4, iscrowd=1, bbox=[5, 5, 40, 40], area=1600)
+    truth["annotations"] += [crowd, crowd | dict(id=100, segmentation=[])]
+    (folder / "val.json").write_text(json.dumps(truth))
+    config = coco_config(folder)
+    source = sources.open_source(config.data, "val")
+    report = inference.evaluate_source(make_detect(source, config), source, config, progress=False)
+    assert report.mask.summary["AP75"] == pytest.approx(1.0)
+    assert pictures.compare(source, report.results, tmp_path / "predictions.png").exists()
+    crowds = [a for a in source.coco()["annotations"] if a["iscrowd"]]
+    assert len(crowds) == 2
+    drawn = pictures.instances(crowds, [4, 2], 100, 145)
+    assert len(drawn.boxes) == len(drawn.masks) == 0
+
+
+def test_only_evaluated_images_are_in_the_picture(make_detect, folder, tmp_path):
+    config = coco_config(folder, **{"eval.max_images": 2})
+    source = sources.open_source(config.data, "val")
+    report = inference.evaluate_source(make_detect(source, config), source, config, progress=False)
+    shown, read = [], source.image
+    source.image = lambda i: shown.append(i) or read(i)
+    assert pictures.compare(source, report.results, tmp_path / "some.png")
+    assert shown == [0, 1]
+    shown.clear()
+    assert pictures.compare(source, [], tmp_path / "none.png")
+    assert shown == [0]
