@@ -13,6 +13,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jaxseg.evaluation.coco import Metrics
 
@@ -69,17 +70,19 @@ class Report:
         }
 
     def print(self, console: Console | None = None) -> None:
-        """Prints the headline, what was skipped, and the tables."""
+        """Prints the headline, what was skipped, and the tables; names stand as they are, without markup."""
         console = console or Console()
-        console.print(self.headline, highlight=False)
+        console.print(Text(self.headline))
         for name, count in self.skipped.items():
-            console.print(f"skipped: {count} {name}", style="yellow", highlight=False)
+            console.print(Text(f"skipped: {count} {name}", style="yellow"))
         for title, header, rows in self._tables():
-            table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+            table = Table(
+                title=Text(title, style="table.title"), title_justify="left", box=box.SIMPLE_HEAD
+            )
             for i, column in enumerate(header):
-                table.add_column(column, justify="left" if i == 0 else "right")
+                table.add_column(Text(column), justify="left" if i == 0 else "right")
             for row in rows:
-                table.add_row(*row)
+                table.add_row(*map(Text, row))
             console.print(table)
 
     def markdown(self) -> str:
@@ -125,10 +128,13 @@ class Report:
 def make_folder(path: str | os.PathLike) -> pathlib.Path:
     """Makes a folder for results if need be, and tries whether it can be written, before long work.
 
+    Returns:
+      The folder, with "~" as the user's home.
+
     Raises:
       OSError: it cannot.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path) as file:
