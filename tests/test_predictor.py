@@ -9,7 +9,7 @@ import pytest
 from configs import common
 from jaxseg import predictor as predictor_lib
 from jaxseg.data.source import Category
-from jaxseg.evaluation import coco, folder
+from jaxseg.evaluation import coco, folder, report
 from jaxseg.structures import Detections
 
 CATEGORIES = (Category(3, "cat"), Category(8, "dog"))
@@ -179,3 +179,18 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is_predicted(i
     (images / "out").write_text("a file is in the way")
     with pytest.raises(OSError, match=r"out cannot be written.*--out"):
         folder.predict_files(None, [images / "a/x.png"], images / "out", CATEGORIES)
+
+
+def test_nothing_that_could_be_read_is_an_error(images):
+    files = folder.find_images([images / "a/broken.jpg"])
+    predictor, _ = make_predictor()
+    with pytest.raises(ValueError, match=r"None of the 1 images.*broken\.jpg"):
+        folder.predict_files(predictor, files, images / "out", CATEGORIES, progress=False)
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(images, monkeypatch):
+    monkeypatch.setenv("HOME", str(images))
+    monkeypatch.chdir(images)
+    assert report.make_folder("~/out") == images / "out"
+    assert not (images / "~").exists()
+    assert folder.find_images(["~/a/x.png", "~/a/*.png"]) == [images / "a/x.png"]

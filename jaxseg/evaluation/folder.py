@@ -28,13 +28,13 @@ def find_images(patterns: Iterable[str | os.PathLike]) -> list[pathlib.Path]:
     """
     found: dict[pathlib.Path, None] = {}
     for pattern in patterns:
-        path = pathlib.Path(pattern)
+        path = pathlib.Path(pattern).expanduser()
         if path.is_file():
             matches = [path]
         elif path.is_dir():
             matches = [p for p in sorted(path.rglob("*")) if _is_image(p)]
         else:
-            paths = sorted(glob.glob(os.fspath(pattern), recursive=True))
+            paths = sorted(glob.glob(os.fspath(path), recursive=True))
             matches = [p for p in map(pathlib.Path, paths) if _is_image(p)]
         if not matches:
             raise FileNotFoundError(
@@ -70,6 +70,10 @@ def predict_files(
 
     Returns:
       The number of detections, and the images that were skipped, counted by reason.
+
+    Raises:
+      OSError: `out` cannot be written.
+      ValueError: none of the images could be read.
     """
     out = make_folder(out)
     overlays = make_folder(out / "overlays")
@@ -96,6 +100,8 @@ def predict_files(
         }
         write_text(out / "images.json", json.dumps(listing, indent=1))
         write_text(out / "results.json", json.dumps(results))
+    if not images:
+        raise ValueError(f"None of the {len(files)} images could be read: {problems.summary()}.")
     return len(results), problems
 
 
