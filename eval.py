@@ -1,20 +1,21 @@
 """Evaluates a training run on a split: COCO's box and mask AP, a table of the classes, a results file.
 
 python eval.py --workdir=runs/demo
-python eval.py --workdir=runs/mine --step=best --split=test --config=configs/mask_rcnn.py:root=DIR
+python eval.py --workdir=runs/mine --step=best --split=test
+python eval.py --workdir=runs/mine --config=configs/mask_rcnn.py:root=DIR --config.eval.max_detections=400
 """
 
 from __future__ import annotations
 
 import pathlib
-import sys
 
 import jax
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
 
-from jaxseg import methods
+from configs import common
+from jaxseg import cli, methods
 from jaxseg.data import sources
 from jaxseg.evaluation import inference, pictures, runs
 from jaxseg.evaluation import report as reports
@@ -33,18 +34,7 @@ _SPLIT = flags.DEFINE_string("split", None, "A split of config.data; default: ev
 _OUT = flags.DEFINE_string("out", None, "Folder for the results; default: WORKDIR/eval/SPLIT-STEP.")
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}.")
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
-    try:
-        evaluate()
-    except (OSError, ValueError) as error:
-        sys.exit(f"eval.py: {error}")
-
-
-def evaluate() -> None:
+def main(_: list[str]) -> None:
     run, _ = workdir.load_run(_WORKDIR.value)
     config = runs.with_settings(run, _CONFIG.value)
     split = _SPLIT.value or config.eval.split
@@ -67,12 +57,12 @@ def evaluate() -> None:
             categories=categories,
             split=split,
         )
-    console = Console()
-    report.print(console)
     report.save(out)
     pictures.compare(source, report.results, out / "predictions.png")
-    console.print(f"Step {step}; written to {out}", highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
+    report.print(console)
+    console.print(f"Step {step}; written to {out}", soft_wrap=True)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main, common.base)

@@ -5,19 +5,17 @@ python predict.py --workdir=runs/demo --images=photos --images='more/*.png' --ou
 
 from __future__ import annotations
 
-import sys
-
-from absl import app, flags, logging
+from absl import flags
 from rich.console import Console
 
-from jaxseg import predictor
+from jaxseg import cli, predictor
 from jaxseg.evaluation import folder
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a training run.", required=True)
 _IMAGES = flags.DEFINE_multi_string(
     "images",
     None,
-    "Files, folders or globs; give it several times, or separate by commas.",
+    "Files, folders or quoted globs; give it several times, or separate by commas.",
     required=True,
 )
 _OUT = flags.DEFINE_string("out", "predictions", "Folder for overlays, results.json, images.json.")
@@ -25,26 +23,19 @@ _SCORE = flags.DEFINE_float("score", 0.5, "Detections with a lower score are lef
 _STEP = flags.DEFINE_string("step", "latest", "Which checkpoint: latest, best, or a step's number.")
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}. Quote globs.")
+def main(_: list[str]) -> None:
     patterns = [part for value in _IMAGES.value for part in value.split(",") if part]
-    console = Console()
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
-    try:
-        files = folder.find_images(patterns)
-        model = predictor.Predictor.from_workdir(
-            _WORKDIR.value, _STEP.value, score_threshold=_SCORE.value
-        )
-        count, problems = folder.predict_files(model, files, _OUT.value, model.categories)
-    except (OSError, ValueError) as error:
-        sys.exit(f"predict.py: {error}")
+    files = folder.find_images(patterns)
+    model = predictor.Predictor.from_workdir(
+        _WORKDIR.value, _STEP.value, score_threshold=_SCORE.value
+    )
+    count, problems = folder.predict_files(model, files, _OUT.value, model.categories)
     done = len(files) - problems.total()
-    console.print(f"{count} instances in {done} images: see {_OUT.value}", highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+    console.print(f"{count} instances in {done} images: see {_OUT.value}")
     if problems.total():
-        console.print(f"skipped: {problems.summary()}", style="yellow", highlight=False)
+        console.print(f"skipped: {problems.summary()}", style="yellow")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)
