@@ -37,5 +37,7 @@ def test_train_your_own(tmp_path):
         )
         assert done.returncode == 0, f"{block}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     assert (tmp_path / "runs" / "mine" / "predictions.png").exists()
-    assert (tmp_path / "one.png").exists() and list((tmp_path / "out").glob("*.png"))
+    assert (tmp_path / "one.png").exists() and len(
+        list((tmp_path / "out" / "overlays").glob("*.jpg"))
+    ) == 8
     assert list((tmp_path / "look").iterdir())
