@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -24,14 +24,8 @@ from jaxseg.data import geometry
 from jaxseg.data import images as images_lib
 from jaxseg.evaluation import results as results_lib
 from jaxseg.structures import Batch, Detections
-from jaxseg.training import checkpoints
-
-
-def make_detect(config: ConfigDict, variables: Mapping[str, Any]) -> Callable[[Batch], Detections]:
-    """The jitted detector of a configuration with trained variables ("params", "batch_stats")."""
-    model = methods.build(config)
-    apply = jax.jit(lambda variables, batch: model.apply(variables, batch, method="detect"))
-    return functools.partial(apply, variables)
+from jaxseg.training import checkpoints, sharding
+from jaxseg.training import step as step_lib
 
 
 class Predictor:
@@ -81,8 +75,15 @@ class Predictor:
           ValueError: no such step.
         """
         config, categories, variables, _ = checkpoints.restore_for_eval(workdir, step)
-        detect = make_detect(config, variables)
-        return cls(detect, config, categories, score_threshold=score_threshold)
+        mesh = sharding.make_mesh(jax.local_devices()[:1])  # a single image cannot be split
+        detect = step_lib.make_detect(methods.build(config), mesh)
+        variables = jax.device_put(variables, sharding.replicated(mesh))
+        return cls(
+            functools.partial(detect, variables),
+            config,
+            categories,
+            score_threshold=score_threshold,
+        )
 
     def __call__(self, image: Any) -> Prediction | list[Prediction]:
         """Detects in one image, or in each of a list.
