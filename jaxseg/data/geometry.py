@@ -10,6 +10,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from jaxseg.data import settings
+
+check = settings.check
+
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
@@ -129,31 +133,3 @@ def choose_bucket(size: tuple[int, int], buckets: Sequence[tuple[int, int]]) -> 
 
 def _as_tuple(value: Any) -> tuple[int | float, ...]:
     return tuple(value) if isinstance(value, tuple | list) else (value,)
-
-
-def check(data: Any) -> None:
-    """Raises ValueError for a `config.data` whose geometry makes no sense, naming the key and what is allowed."""
-    if not data.buckets or any(len(b) != 2 or min(b) < 32 for b in data.buckets):
-        raise ValueError(
-            f"data.buckets={data.buckets}: one or more (height, width), each at least 32."
-        )
-    if data.resize.mode not in ("shortest_edge", "lsj"):
-        raise ValueError(
-            f"data.resize.mode={data.resize.mode!r}: allowed are shortest_edge and lsj."
-        )
-    for name, resize in (("resize", data.resize), ("eval_resize", data.eval_resize)):
-        if not _as_tuple(resize.short) or min((*_as_tuple(resize.short), resize.max)) < 1:
-            raise ValueError(f"data.{name}: short and max must be positive, got {dict(resize)}.")
-    low, high = data.resize.scale
-    if not 0 < low <= high:
-        raise ValueError(f"data.resize.scale={data.resize.scale}: needs 0 < low <= high.")
-    if not 0 <= data.flip <= 1:
-        raise ValueError(f"data.flip={data.flip}: a probability, 0 to 1.")
-    if data.mask_crop_size < 8 or data.mask_crop_size % 8:
-        raise ValueError(
-            f"data.mask_crop_size={data.mask_crop_size}: a positive multiple of 8 (bits are packed)."
-        )
-    if data.max_instances < 1 or data.max_crowds < 1:
-        raise ValueError("data.max_instances and data.max_crowds must be at least 1.")
-    if data.workers < 0 or data.prefetch < 1:
-        raise ValueError("data.workers must be at least 0 and data.prefetch at least 1.")

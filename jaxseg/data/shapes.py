@@ -18,8 +18,8 @@ from jaxtyping import Bool, UInt8
 from pycocotools import mask as mask_utils
 
 from jaxseg.data import problems as problems_lib
+from jaxseg.data import settings, source
 from jaxseg.data import shapes_drawing as drawing
-from jaxseg.data import source
 
 _SPLITS = {"train": 0, "val": 1}
 _EMPTY = 0.04  # share of scenes without objects
@@ -135,18 +135,11 @@ def open_split(config: Any, split: str) -> Shapes:
         raise ValueError(
             f"Unknown split {split!r} of the source shapes: allowed are train and val."
         )
-    for key, least in (("size", 32), ("objects", 1)):
-        low, high = config[key]
-        if not least <= low <= high:
-            raise ValueError(
-                f"data.shapes.{key}={config[key]}: (smallest, largest) with {least} <= smallest <= largest."
-            )
+    settings.check_shapes(config)
     if config[split] < 1:
         raise ValueError(
             f"data.shapes.{split}={config[split]}: the number of scenes must be at least 1."
         )
-    if config.seed < 0:
-        raise ValueError(f"data.shapes.seed={config.seed}: must not be negative.")
     return Shapes(config[split], config.size, config.objects, config.seed, split)
 
 
@@ -240,6 +233,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--format", choices=("png", "jpg"), default="png")
     args = parser.parse_args()
+    try:
+        settings.check_shapes(vars(args), prefix="--")
+        if not args.train and not args.val:
+            raise ValueError("--train=0 --val=0: nothing to write.")
+    except ValueError as error:
+        parser.error(str(error))
     for split in _SPLITS:
         count = getattr(args, split)
         if count:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import common
 from jaxseg.data import geometry, plan
 
 LSJ = ConfigDict(dict(mode="lsj", scale=(0.1, 2.0), size=(64, 80), short=(40,), max=99))
@@ -100,24 +99,3 @@ def test_drawn_sizes():
         place.offset[1] / (place.resized[1] - 80) for place in places if place.resized[1] > 120
     ]
     assert min(offsets) < 0.2 and max(offsets) > 0.8
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "named"),
-    [
-        ("buckets", (), "buckets"),
-        ("flip", 1.5, "flip"),
-        ("mask_crop_size", 30, "multiple of 8"),
-        ("max_instances", 0, "max_instances"),
-        ("prefetch", 0, "prefetch"),
-        ("resize.mode", "stretch", "shortest_edge"),
-        ("resize.scale", (2.0, 1.0), "scale"),
-        ("resize.short", (), "short"),
-    ],
-)
-def test_senseless_values(key, value, named):
-    data = common.base().data
-    geometry.check(data)
-    data.update_from_flattened_dict({key: value})
-    with pytest.raises(ValueError, match=named):
-        geometry.check(data)

@@ -85,9 +85,9 @@ def test_buckets(tmp_path):
     data = coco_folder.content(6)
     config = coco_folder.write(tmp_path, data)
     config.data.keep_empty = True
-    config.data.buckets = ((64, 32), (40, 64))
+    config.data.buckets = ((96, 32), (64, 96))
     host = _train(config, last=1)[0]
-    assert host.batch.images.shape == (4, 40, 64, 3)
+    assert host.batch.images.shape == (4, 64, 96, 3)
     np.testing.assert_array_equal(host.batch.image_size, [[40, 60]] * 4)
 
 
