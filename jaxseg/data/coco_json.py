@@ -19,8 +19,8 @@ class CocoJson:
     Annotations are held in a few flat arrays: a worker process gets its copy cheaply, and the memory does not
     grow with Python's object counts.
 
-    Images whose file is missing and objects that cannot be used are left out, counted in `problems` and told in
-    one warning.
+    Objects that cannot be used are left out, counted in `problems` and told in one warning, together with the images
+    whose file is missing. Those stay in `infos`, marked, and in the ground truth.
 
     Args:
       annotations: path of the JSON file.
@@ -41,7 +41,8 @@ class CocoJson:
         self.categories = coco_format.categories(data)
         self.annotated = "annotations" in data
         self.problems = problems_lib.Problems()
-        entries = self._existing(data["images"])
+        entries = data["images"]
+        missing = self._missing(entries)
         groups = _group(data.get("annotations", ()), entries, self.categories, self.problems)
         self._store = _Store([[item for item, _ in group] for group in groups])
         self.infos = tuple(
@@ -51,44 +52,63 @@ class CocoJson:
                 e["height"],
                 e["width"],
                 sum(not i.crowd for i, _ in group),
+                e["id"] in missing,
             )
             for e, group in zip(entries, groups, strict=True)
         )
-        if self.problems.total():
-            logging.warning("%s: skipped %s", self.path, self.problems.summary())
+        self._truth: dict[str, Any] | None = None
+        told = problems_lib.Problems()
+        for info in self.infos:
+            if info.missing:
+                told.add("image file is missing", info.file_name)
+        parts = [problems.summary() for problems in (told, self.problems) if problems.total()]
+        if parts:
+            logging.warning("%s: skipped %s", self.path, "; ".join(parts))
 
-    def _existing(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        found = []
-        for entry in entries:
-            if os.path.isfile(os.path.join(self.folder, entry["file_name"])):
-                found.append(entry)
-            else:
-                self.problems.add("image file is missing", entry["file_name"])
-        if entries and not found:
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_truth": None}  # workers do not need it
+
+    def _missing(self, entries: list[dict[str, Any]]) -> set[int]:
+        """Ids of the images that are not in the folder; raises ValueError if none is."""
+        missing = {
+            entry["id"]
+            for entry in entries
+            if not os.path.isfile(os.path.join(self.folder, entry["file_name"]))
+        }
+        if entries and len(missing) == len(entries):
             raise ValueError(
                 f"None of the {len(entries)} images of {self.path} is in {self.folder} "
                 f"(the first should be {entries[0]['file_name']}). Set data.<split>.images."
             )
-        return found
+        return missing
 
     def __len__(self) -> int:
         return len(self.infos)
 
     def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         info = self.infos[index]
-        return images.read(os.path.join(self.folder, info.file_name), (info.height, info.width))
+        path = os.path.join(self.folder, info.file_name)
+        if info.missing:
+            raise source.ImageError("image file is missing", path)
+        return images.read(path, (info.height, info.width))
 
     def instances(self, index: int) -> list[source.Instance]:
         return self._store.load(index, self.infos[index])
 
     def coco(self) -> dict[str, Any]:
-        """The JSON file's content without what was skipped; missing ids, boxes and areas are filled in."""
+        """The JSON file's content without skipped objects; missing ids, boxes and areas are filled in.
+
+        It is read when it is first asked for, and kept: do not change it.
+        """
+        if self._truth is None:
+            self._truth = self._read_truth()
+        return self._truth
+
+    def _read_truth(self) -> dict[str, Any]:
         data = coco_format.load(self.path)
-        kept = {info.id for info in self.infos}
-        entries = [entry for entry in data["images"] if entry["id"] in kept]
         annotations = []
         groups = _group(
-            data.get("annotations", ()), entries, self.categories, problems_lib.Problems()
+            data.get("annotations", ()), data["images"], self.categories, problems_lib.Problems()
         )
         for group in groups:
             for item, original in group:
@@ -101,7 +121,7 @@ class CocoJson:
         if len(set(ids)) < len(ids) or not all(type(i) is int and i > 0 for i in ids):
             for number, annotation in enumerate(annotations, 1):
                 annotation["id"] = number
-        return {**data, "images": entries, "annotations": annotations}
+        return {**data, "annotations": annotations}
 
 
 def _group(annotations, entries, categories, problems):
@@ -110,9 +130,7 @@ def _group(annotations, entries, categories, problems):
     class_index = {category.id: i for i, category in enumerate(categories)}
     groups: list[list[tuple[source.Instance, dict[str, Any]]]] = [[] for _ in entries]
     for annotation in annotations:
-        image = position.get(annotation["image_id"])
-        if image is None:  # its file is missing
-            continue
+        image = position[annotation["image_id"]]
         entry = entries[image]
         item = coco_format.normal_form(
             annotation,

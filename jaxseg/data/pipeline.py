@@ -196,7 +196,9 @@ def eval_batches(
 
 
 def training_images(data: Any, source_: source.Source) -> list[int]:
-    """Positions of the images to train on: all, or (data.keep_empty False) those with objects.
+    """Positions of the images to train on: all with a file, or (data.keep_empty False) those with objects too.
+
+    It only looks at `infos`, so that it can be asked early.
 
     Raises:
       ValueError: there are none, or the split has no annotations.
@@ -205,14 +207,20 @@ def training_images(data: Any, source_: source.Source) -> list[int]:
         raise ValueError(
             "The training split has no annotations; set data.train.annotations to a file with the key 'annotations'."
         )
-    members = [i for i, info in enumerate(source_.infos) if data.keep_empty or info.num_objects]
+    there = [i for i, info in enumerate(source_.infos) if not info.missing]
+    members = [i for i in there if data.keep_empty or source_.infos[i].num_objects]
     if members:
         return members
-    empty = len(source_)
-    skipped = source_.problems.summary() if source_.problems.total() else "nothing"
+    name = f"The training set (split train of {getattr(source_, 'path', data.source)}) is empty: "
+    if not len(source_):
+        raise ValueError(f"{name}the list 'images' has no entries.")
+    if data.keep_empty:
+        raise ValueError(f"{name}the files of all {len(source_)} images are missing.")
+    skipped = source_.problems.summary() if source_.problems.total() else "none"
     raise ValueError(
-        f"The training set (split train of {getattr(source_, 'path', data.source)}) is empty: {empty} images without "
-        f"objects were filtered (data.keep_empty={data.keep_empty}); skipped in the files: {skipped}."
+        f"{name}of {len(source_)} images {len(source_) - len(there)} have no file and {len(there)} have no objects "
+        f"(objects skipped: {skipped}). Mend the annotations, or set data.keep_empty=True to train on images without "
+        "objects."
     )
 
 

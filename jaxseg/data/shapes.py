@@ -68,9 +68,10 @@ class Shapes:
         self._key = (seed, _SPLITS[split])
         self.infos = tuple(self._info(index) for index in range(count))
         self._cache: collections.OrderedDict[int, Scene] = collections.OrderedDict()
+        self._truth: dict[str, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": collections.OrderedDict()}
+        return {**self.__dict__, "_cache": collections.OrderedDict(), "_truth": None}
 
     def _rng(self, index: int, stream: int) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(seed=[*self._key, index, stream]))
@@ -104,6 +105,11 @@ class Shapes:
         ]
 
     def coco(self) -> dict[str, Any]:
+        if self._truth is None:
+            self._truth = self._draw_truth()
+        return self._truth
+
+    def _draw_truth(self) -> dict[str, Any]:
         annotations = []
         for index, info in enumerate(self.infos):
             for item in self.instances(index):
@@ -214,13 +220,15 @@ def write(source_: Shapes, folder: str, split: str, image_format: str = "png") -
     os.makedirs(os.path.join(folder, split), exist_ok=True)
     os.makedirs(os.path.join(folder, "annotations"), exist_ok=True)
     data = source_.coco()
-    for index, entry in enumerate(data["images"]):
-        entry["file_name"] = os.path.splitext(entry["file_name"])[0] + "." + image_format
+    entries = []
+    for index, info in enumerate(data["images"]):
+        name = os.path.splitext(info["file_name"])[0] + "." + image_format
+        entries.append(entry := {**info, "file_name": name})
         path = os.path.join(folder, split, entry["file_name"])
         if not cv2.imwrite(path, cv2.cvtColor(source_.image(index), cv2.COLOR_RGB2BGR)):
             raise OSError(f"Cannot write {path}.")
     with open(os.path.join(folder, "annotations", f"instances_{split}.json"), "w") as file:
-        json.dump(data, file)
+        json.dump({**data, "images": entries}, file)
 
 
 def main() -> None:

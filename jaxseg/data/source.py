@@ -29,6 +29,9 @@ class ImageInfo:
     height: int
     width: int
     num_objects: int  # without crowds; 0 exactly for images without objects
+    missing: bool = (
+        False  # there is no such file: not trained on, and evaluation counts its objects as missed
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Source(Protocol):
     categories: tuple[Category, ...]
     infos: Sequence[ImageInfo]
     annotated: bool  # False: a split without annotations, only good for prediction
-    problems: problems_lib.Problems
+    problems: problems_lib.Problems  # objects that were skipped
 
     def __len__(self) -> int: ...
 
@@ -75,5 +78,5 @@ class Source(Protocol):
         ...
 
     def coco(self) -> dict[str, Any]:
-        """The ground truth as a COCO dictionary (images, annotations, categories)."""
+        """The ground truth as a COCO dictionary (images, annotations, categories). Callers must not change it."""
         ...

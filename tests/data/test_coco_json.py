@@ -74,7 +74,9 @@ def test_missing_boxes_and_areas_come_from_the_mask(tmp_path):
 def test_ground_truth_is_the_file(tmp_path):
     data = coco_folder.content()
     data["info"] = {"year": 2026}
-    assert _open(tmp_path, data).coco() == data
+    source = _open(tmp_path, data)
+    assert source.coco() == data
+    assert source.coco() is source.coco()  # read once
 
 
 def test_a_split_without_annotations(tmp_path):
@@ -131,15 +133,16 @@ def test_boxes_are_clipped_to_the_image(tmp_path):
     np.testing.assert_array_equal(_open(tmp_path, data).instances(0)[0].box, [0, 30, 25, 40])
 
 
-def test_missing_images_are_skipped_and_counted(tmp_path, caplog):
+def test_missing_images_are_told_and_stay_in_the_ground_truth(tmp_path, caplog):
     config = coco_folder.write(tmp_path, coco_folder.content())
     (tmp_path / "images" / "1.png").unlink()
-    source = sources.open_source(config.data, "train")
-    assert [info.id for info in source.infos] == [2, 3]
-    assert source.problems.counts == {"image file is missing": 1}
-    assert "1.png" in caplog.records[0].message and len(caplog.records) == 1
-    assert [entry["id"] for entry in source.coco()["images"]] == [2, 3]
-    assert [entry["image_id"] for entry in source.coco()["annotations"]] == [2]
+    source = pickle.loads(pickle.dumps(sources.open_source(config.data, "train")))
+    assert [(info.id, info.missing) for info in source.infos] == [(1, True), (2, False), (3, False)]
+    assert "1 x image file is missing (1.png)" in caplog.records[0].message
+    assert len(caplog.records) == 1 and not source.problems.total()
+    assert source.coco() == coco_folder.content()
+    with pytest.raises(sources.ImageError, match="image file is missing"):
+        source.image(0)
     for number in (2, 3):
         (tmp_path / "images" / f"{number}.png").unlink()
     with pytest.raises(ValueError, match=r"None of the 3 images .* 1\.png"):

@@ -169,6 +169,18 @@ def test_an_unreadable_image_does_not_end_evaluation(tmp_path):
     assert host.problems[0][1].endswith("1.png")
 
 
+def test_a_missing_image_is_not_trained_on_and_counts_in_evaluation(tmp_path):
+    config = coco_folder.write(tmp_path, coco_folder.content(4))
+    (tmp_path / "images" / "2.png").unlink()
+    source = sources.open_source(config.data, "val")
+    assert pipeline.training_images(config.data, source) == [0, 2]
+    with pipeline.eval_batches(config, source, batch_size=4) as batches:
+        (host,) = batches
+    assert host.image_ids.tolist() == [1, 2, 3, 4]
+    assert host.batch.valid.tolist() == [True, False, True, True]
+    assert [reason for reason, _ in host.problems] == ["image file is missing"]
+
+
 def test_evaluation_meets_every_image_once():
     config = coco_folder.shapes()
     source = sources.open_source(config.data, "val")
@@ -200,7 +212,8 @@ def test_nothing_to_train_on(tmp_path):
     data["annotations"] = [coco_folder.annotation(1, bbox=[0, 0, 0, 0])]
     config = coco_folder.write(tmp_path, data)
     with pytest.raises(
-        ValueError, match=r"split train of .*instances.json.* is empty: 3 images .*no area"
+        ValueError,
+        match=r"split train of .*instances.json.* is empty: of 3 images .*no area.*keep_empty",
     ):
         _train(config)
     del data["annotations"]
