@@ -165,7 +165,7 @@ class Checkpoints:
 
 def checkpoint_folder(folder: str | pathlib.Path) -> pathlib.Path:
     """Where the checkpoints of a work directory lie."""
-    return pathlib.Path(folder).absolute() / "checkpoints"
+    return pathlib.Path(folder).expanduser().absolute() / "checkpoints"
 
 
 def restore_for_eval(
@@ -274,7 +274,8 @@ def _manager(folder: pathlib.Path, *, read_only: bool) -> ocp.CheckpointManager:
         optimizer=ocp.StandardCheckpointHandler(),
         digest=ocp.JsonCheckpointHandler(),
     )
-    return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
+    with integrity.without_warning("Given directory is read only"):  # as was asked for
+        return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
 
 
 def _items(state: TrainState) -> tuple[dict, dict]:

@@ -120,6 +120,20 @@ def told_once() -> Iterator[None]:
         sys.unraisablehook = before
 
 
+@contextlib.contextmanager
+def without_warning(start: str) -> Iterator[None]:
+    """Within it no message that begins with `start` is logged."""
+
+    def keep(record) -> bool:
+        return not record.getMessage().startswith(start)
+
+    logging.get_absl_logger().addFilter(keep)
+    try:
+        yield
+    finally:
+        logging.get_absl_logger().removeFilter(keep)
+
+
 def cause(error: BaseException) -> str:
     """What the operating system said, if it is known; TensorStore hides it in a long message."""
     code = re.search(r"os_error_code='(\d+)'", str(error))

@@ -263,3 +263,11 @@ def test_a_validation_that_came_late_makes_its_step_the_best(tmp_path):
         saved.save(make_state(4))
     assert sorted(os.listdir(folder)) == ["2", "3", "4"]
     assert json.loads((folder / "2" / "metrics" / "metrics").read_text()) == {checkpoints.BEST: 0.7}
+
+
+def test_a_home_folder_and_no_warning_of_reading_only(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    fill(tmp_path, [None])
+    *_, step = checkpoints.restore_for_eval("~")
+    assert step == 1
+    assert "read only" not in caplog.text
