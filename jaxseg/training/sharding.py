@@ -8,15 +8,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-BATCH_AXES = ("data",)
+from jaxseg.ops.shards import BATCH_AXES
+
+AXES = ("data",)  # of the meshes made here
 
 
 def make_mesh(devices: Iterable[jax.Device] | None = None) -> Mesh:
     """A mesh ("data",) over the given devices, by default over all."""
     devices = list(jax.devices() if devices is None else devices)
-    return jax.make_mesh((len(devices),), BATCH_AXES, axis_types=(AxisType.Auto,), devices=devices)
+    return jax.make_mesh((len(devices),), AXES, axis_types=(AxisType.Auto,), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -24,9 +26,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def batch_axes(mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
+    """The axes of a mesh that a batch is split over."""
+    return tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The sharding of everything whose first axis is the batch."""
-    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    return NamedSharding(mesh, PartitionSpec(batch_axes(mesh)))
 
 
 def check_batch(batch_size: int, accumulate: int, mesh: Mesh, *, key: str) -> None:

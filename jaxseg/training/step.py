@@ -108,9 +108,10 @@ def make_detect(
 
 def _split(x: jax.Array, parts: int) -> jax.Array:
     x = jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
-    if jax.sharding.get_abstract_mesh().empty:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(None, sharding.BATCH_AXES))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(None, sharding.batch_axes(mesh)))
 
 
 def _average(average: Any, params: Any, decay: float, step: jax.Array) -> Any:
