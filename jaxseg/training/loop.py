@@ -28,6 +28,7 @@ from jaxseg.training import (
     interruption,
     metrics,
     optimizer,
+    readable,
     setup,
     sharding,
     validation,
@@ -84,6 +85,7 @@ def train(
     folder = workdir.prepare(folder)
     ended = validation.read_final(folder)
     if ended is not None and ended[0] >= config.train.steps:
+        setup.compare_with_finished(folder, config, console)
         console.print(
             f"The run in {folder} is finished (step {ended[0]}); nothing is trained. Its results:"
         )
@@ -99,10 +101,11 @@ def train(
     evaluate = validation.make_evaluate(model, config, val)
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
+        plan = setup.plan_state(config, folder, model, mesh)
+        if jax.process_index() == 0:
+            stack.enter_context(workdir.locked(folder))
         saved = stack.enter_context(checkpoints.Checkpoints(folder, console.print))
-        state, transform, schedule = setup.first_state(
-            config, folder, model, mesh, saved, source, console
-        )
+        state = setup.first_state(config, folder, plan, mesh, saved, source, console)
         writer = None
         if jax.process_index() == 0:
             workdir.save_run(folder, config, source.categories)
@@ -117,8 +120,8 @@ def train(
             mesh=mesh,
             step_fn=steps_lib.make_train_step(
                 model,
-                transform,
-                schedule,
+                plan.transform,
+                plan.schedule,
                 mesh,
                 seed=config.seed,
                 freeze=tuple(config.freeze),
@@ -164,7 +167,7 @@ class _Run:
                 self.saved.replace(self.state, self._validate(step))
             if step < steps:
                 self._train(step)
-            if int(self.state.step) == steps:
+            if int(self.state.step) >= steps:  # more if train.steps was lowered
                 if self.report is None:
                     self._evaluate()  # it was killed between its last save and its results
                 done = True
@@ -184,6 +187,8 @@ class _Run:
     def _train(self, first: int) -> None:
         train = self.config.train
         clock = metrics.Clock(first, train.steps, train.batch_size, train.eval_every)
+        images = len(pipeline.training_images(self.config.data, self.source))
+        unreadable = readable.Guard(images // jax.process_count())
         with self._batches(first) as batches:
             for step in range(first + 1, train.steps + 1):
                 begin = time.perf_counter()
@@ -194,6 +199,7 @@ class _Run:
                         raise
                     break  # Ctrl-C reaches the workers, too
                 clock.waited(time.perf_counter() - begin)
+                unreadable.add(host)
                 self.guard.add(step, host.image_ids, self._step(batch, clock))
                 self._after(step, clock)
                 if self._stopping(step):
@@ -258,7 +264,7 @@ class _Run:
 
     def _validation_due(self, step: int) -> bool:
         every = self.config.train.eval_every
-        return step == self.config.train.steps or bool(every and step % every == 0)
+        return step >= self.config.train.steps or bool(every and step % every == 0)
 
     def _validated(self, step: int) -> bool:
         return any(line["step"] == step for line in metrics.read(self.folder, "val"))

@@ -6,6 +6,7 @@ linearly to the batch size that is used. Milestones and warm-up are steps and ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -113,15 +114,27 @@ def _check(config: ConfigDict) -> None:
             f"config.optim.schedule={optim.schedule!r}: allowed are {', '.join(SCHEDULES)}."
         )
     milestones = tuple(optim.milestones)
-    if list(milestones) != sorted(set(milestones)) or any(m < 0 for m in milestones):
-        raise ValueError(f"config.optim.milestones={milestones}: steps must ascend.")
-    limits = dict(
-        lr=(0, None), base_batch_size=(1, None), momentum=(0, 1), weight_decay=(0, None),
-        clip_norm=(0, None), warmup_steps=(0, None), warmup_factor=(0, 1), accumulate=(1, None),
-        ema=(0, 1),
-    )  # fmt: skip
-    for key, (low, high) in limits.items():
+    ascend = list(milestones) == sorted(set(milestones))
+    if not ascend or any(not isinstance(m, int) or m < 0 for m in milestones):
+        raise ValueError(
+            f"config.optim.milestones={milestones}: must be whole numbers of steps that ascend."
+        )
+    for key in ("base_batch_size", "accumulate", "warmup_steps"):
+        least = 0 if key == "warmup_steps" else 1
+        if not isinstance(optim[key], int) or optim[key] < least:
+            raise ValueError(
+                f"config.optim.{key}={optim[key]!r}: must be a whole number >= {least}."
+            )
+    inside = {
+        "lr": ("> 0", lambda x: x > 0),
+        "gamma": ("> 0", lambda x: x > 0),
+        "momentum": (">= 0 and < 1", lambda x: 0 <= x < 1),
+        "weight_decay": (">= 0", lambda x: x >= 0),
+        "clip_norm": (">= 0 (0: none)", lambda x: x >= 0),
+        "warmup_factor": ("from 0 to 1", lambda x: 0 <= x <= 1),
+        "ema": (">= 0 (0: none) and < 1", lambda x: 0 <= x < 1),
+    }
+    for key, (allowed, holds) in inside.items():
         value = optim[key]
-        if not value >= low or (high is not None and value > high):
-            allowed = f">= {low}" if high is None else f"from {low} to {high}"
-            raise ValueError(f"config.optim.{key}={value!r}: must be {allowed}.")
+        if not isinstance(value, int | float) or not math.isfinite(value) or not holds(value):
+            raise ValueError(f"config.optim.{key}={value!r}: must be a number {allowed}.")

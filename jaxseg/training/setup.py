@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
@@ -15,9 +16,9 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from jaxseg import methods
-from jaxseg.data import sources
+from jaxseg.data import geometry, pipeline, sources
 from jaxseg.evaluation import coco
-from jaxseg.training import checkpoints, optimizer, sharding, workdir
+from jaxseg.training import checkpoints, integrity, optimizer, sharding, workdir
 from jaxseg.training import state as states
 from jaxseg.training.state import TrainState
 
@@ -29,10 +30,21 @@ def checked(config: ConfigDict, base: ConfigDict | None) -> ConfigDict:
     if base is not None:
         workdir.check_keys(config, base)
     config = ConfigDict(config.to_dict())
-    for key, least in dict(batch_size=1, steps=1, log_every=1, eval_every=0, save_every=1).items():
-        value = config.train[key]
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"config.train.{key}={value!r}: must be a whole number >= {least}.")
+    whole_numbers = {
+        "seed": (config, 0),
+        **{f"train.{k}": (config.train, 1) for k in ("batch_size", "steps", "log_every")},
+        "train.save_every": (config.train, 1),
+        "train.eval_every": (config.train, 0),
+        "eval.batch_size": (config.eval, 1),
+        "eval.max_images": (config.eval, 0),
+    }
+    for key, (group, least) in whole_numbers.items():
+        value = group[key.rpartition(".")[2]]
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"config.{key}={value!r}: must be a whole number >= {least}.")
+    if config.seed >= 2**32:
+        raise ValueError(f"config.seed={config.seed}: must be less than 2**32.")
+    geometry.check(config.data)
     optimizer.make_schedule(config)
     coco.check_options(
         "bbox", max_detections=config.eval.max_detections, evaluator=config.eval.evaluator
@@ -47,13 +59,42 @@ def checked(config: ConfigDict, base: ConfigDict | None) -> ConfigDict:
     return config
 
 
+def compare_with_finished(folder: pathlib.Path, config: ConfigDict, console: Console) -> None:
+    """Tells what a config that meets a finished run has changed.
+
+    Raises:
+      ValueError: it describes another model.
+    """
+    found = _differences(folder, config)
+    for key, (before, after) in found.items():
+        if key == "method" or key.startswith("model."):
+            raise ValueError(
+                f"The run in {folder} is finished, and it has {key}={before!r} where this config has {after!r}. "
+                "Choose another --workdir; other settings for the evaluation of this run go to eval.py."
+            )
+    for key, (before, after) in found.items():
+        console.print(f"Changed since, without effect on this run: {key}: {before!r} -> {after!r}.")
+
+
 def open_data(config: ConfigDict, console: Console) -> tuple[sources.Source, sources.Source]:
+    """The training and the validation split.
+
+    Raises:
+      ValueError: there is nothing to train on or to evaluate, or the classes of the splits differ.
+      FileNotFoundError: a file of the data set does not exist.
+    """
     source = sources.open_source(config.data, "train")
-    val = sources.open_source(config.data, config.eval.split)
-    names, val_names = ([c.name for c in s.categories] for s in (source, val))
-    if val.annotated and names != val_names:
+    pipeline.training_images(config.data, source)
+    split = config.eval.split
+    val = sources.open_source(config.data, split)
+    if not len(val):
         raise ValueError(
-            f"The classes of split {config.eval.split!r} are not those of the training split: {val_names} and {names}."
+            f"The split {split!r} (config.eval.split), which is to be evaluated, has no images."
+        )
+    names, val_names = ([c.name for c in s.categories] for s in (source, val))
+    if names != val_names:
+        raise ValueError(
+            f"The classes of split {split!r} are not those of the training split: {val_names} and {names}."
         )
     for split, opened in (("train", source), (config.eval.split, val)):
         skipped = f"; skipped: {opened.problems.summary()}" if opened.problems.total() else ""
@@ -75,16 +116,24 @@ def with_classes(config: ConfigDict, source: sources.Source) -> ConfigDict:
     return config
 
 
-def first_state(
-    config: ConfigDict,
-    folder: pathlib.Path,
-    model: nn.Module,
-    mesh: Mesh,
-    saved: checkpoints.Checkpoints,
-    source: sources.Source,
-    console: Console,
-) -> tuple[TrainState, optax.GradientTransformation, Callable[[Any], Any]]:
-    """The first state: this run's newest checkpoint, else the weights of `init_from`, else random ones."""
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a state is made, and of which shapes; nothing is computed or compiled yet."""
+
+    init: Callable[[], tuple[Any, Any]]  # () -> (params, batch_stats)
+    create: Callable[[Any, Any], TrainState]
+    like: TrainState  # of jax.ShapeDtypeStruct
+    transform: optax.GradientTransformation
+    schedule: optimizer.Schedule
+
+
+def plan_state(config: ConfigDict, folder: pathlib.Path, model: nn.Module, mesh: Mesh) -> Plan:
+    """Plans the first state.
+
+    Raises:
+      ValueError: `config.freeze` does not fit the model.
+      FileNotFoundError: there is no run in `config.init_from`, and it is needed.
+    """
     batch = states.example_batch(config, mesh.size)
     init = lambda: states.init_variables(model, batch, config.seed)  # noqa: E731
     params, batch_stats = jax.eval_shape(init)
@@ -94,17 +143,33 @@ def first_state(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(mesh)),
         jax.eval_shape(create, params, batch_stats),
     )
-    count = sum(x.size for x in jax.tree.leaves(params))
+    if config.init_from and not integrity.finished_steps(checkpoints.checkpoint_folder(folder)):
+        workdir.load_run(config.init_from)
+    return Plan(init, create, like, transform, schedule)
+
+
+def first_state(
+    config: ConfigDict,
+    folder: pathlib.Path,
+    plan: Plan,
+    mesh: Mesh,
+    saved: checkpoints.Checkpoints,
+    source: sources.Source,
+    console: Console,
+) -> TrainState:
+    """The first state: this run's newest checkpoint, else the weights of `init_from`, else random ones."""
+    count = sum(x.size for x in jax.tree.leaves(plan.like.params))
     console.print(
         f"Model: {config.method}, {count:,} parameters, on {mesh.size} {jax.default_backend()} device(s)."
     )
-    state = saved.restore(like)
+    state = saved.restore(plan.like)
     if state is not None:
-        _tell_changes(folder, config, console)
+        for key, (before, after) in _differences(folder, config).items():
+            console.print(f"Changed since the last start: {key}: {before!r} -> {after!r}.")
         console.print(f"Resumed from step {int(state.step)} in {folder}.")
-        return state, transform, schedule
-    place = jax.jit(create, out_shardings=sharding.replicated(mesh))
-    values = jax.jit(init, out_shardings=sharding.replicated(mesh))()
+        return state
+    place = jax.jit(plan.create, out_shardings=sharding.replicated(mesh))
+    values = jax.jit(plan.init, out_shardings=sharding.replicated(mesh))()
     if config.init_from:
         params, batch_stats, kept = checkpoints.init_from(
             config.init_from, *values, source.categories, methods.class_layers(config)
@@ -120,13 +185,16 @@ def first_state(
                 "weights; with random ones the model will hardly learn. Give --config.init_from, or see "
                 "from_scratch in configs/common.py."
             )
-    return place(*values), transform, schedule
+    return place(*values)
 
 
-def _tell_changes(folder: pathlib.Path, config: ConfigDict, console: Console) -> None:
+def _differences(folder: pathlib.Path, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """What differs from the config of the last start in `folder`."""
     try:
         before, _ = workdir.load_run(folder)
     except (FileNotFoundError, ValueError):
-        return
-    for change in workdir.changes(before, config):
-        console.print(f"Changed since the last start: {change}.")
+        return {}
+    found = workdir.differences(before, config)
+    if not config.model.num_classes:
+        found.pop("model.num_classes", None)  # it is taken from the data set
+    return found

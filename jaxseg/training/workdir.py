@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -13,12 +14,19 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from absl import logging
 from ml_collections import ConfigDict
 
 from jaxseg import config_keys
 from jaxseg.data import sources
 
+try:
+    import fcntl
+except ImportError:  # not Unix
+    fcntl = None
+
 RUN_FILE = "run.json"
+LOCK_FILE = ".lock"
 FORMAT = 1
 _PACKAGES = ("jaxseg", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -41,6 +49,29 @@ def prepare(folder: str | pathlib.Path) -> pathlib.Path:
             "Choose another --workdir or mend its permissions and free space."
         ) from error
     return folder
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+    """Keeps other runs out of the work directory; does nothing where the file system has no locks.
+
+    Raises:
+      BlockingIOError: another run is under way in it.
+    """
+    with contextlib.ExitStack() as stack:
+        if fcntl is not None:
+            # It stays there: who removes it may remove the one that another run has just locked.
+            file = stack.enter_context(open(folder / LOCK_FILE, "ab"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BlockingIOError(
+                    f"Another run is under way in the work directory {folder}. Wait for its end or stop it, or "
+                    "choose another --workdir."
+                ) from None
+            except OSError:
+                logging.info("%s cannot be locked.", folder)
+        yield
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -106,14 +137,14 @@ def check_keys(config: ConfigDict, base: ConfigDict) -> None:
         raise ValueError(f"Unknown key{'s' if len(unknown) > 1 else ''} in config: {words}.")
 
 
-def changes(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """What differs between two configs, as `key: old -> new`."""
+def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """What differs between two configs: key -> (old value, new value), "absent" where there is none."""
     before, after = dict(_leaves(old)), dict(_leaves(new))
-    return [
-        f"{key}: {before.get(key, 'absent')!r} -> {after.get(key, 'absent')!r}"
+    return {
+        key: (before.get(key, "absent"), after.get(key, "absent"))
         for key in dict.fromkeys([*before, *after])
         if before.get(key, _ABSENT) != after.get(key, _ABSENT)
-    ]
+    }
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,10 @@ import pytest
 import runs
 import standin
 
-from jaxseg.training import loop, metrics
+from jaxseg.data import shapes
+from jaxseg.data import source as data_source
+from jaxseg.data.sources import Category
+from jaxseg.training import loop, metrics, setup, workdir
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -66,6 +69,12 @@ MISTAKES = {
     "schedule": (dict(optim__schedule="linear"), "allowed are step, cosine"),
     "evaluator": (dict(eval__evaluator="coco"), "faster_coco_eval"),
     "init_from": (dict(init_from="/nonexistent"), "not the work directory of a training run"),
+    "seed": (dict(seed=-1), r"config.seed=-1: must be a whole number >= 0"),
+    "images to evaluate": (dict(eval__max_images=-1), r"config.eval.max_images=-1: must be"),
+    "evaluation batch": (dict(eval__batch_size=0), r"config.eval.batch_size=0: must be"),
+    "buckets": (dict(data__buckets=((100, 100),)), r"data.buckets"),
+    "objects": (dict(data__max_instances=0), r"data.max_instances"),
+    "no images": (dict(data__shapes__train=0), r"shapes.train|training set"),
     "source": (dict(data__source="voc"), "allowed are coco_json and shapes"),
 }
 
@@ -77,7 +86,7 @@ def test_a_mistake_is_told_before_anything_is_compiled(tmp_path, mistake):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         runs.train(tmp_path, with_settings(**settings), hook=lines.append)
     assert not any(line.startswith("Compiling") for line in lines)
-    assert not (tmp_path / "run.json").exists()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("folder", ["file", "file/below", "/proc/jaxseg"])
@@ -165,6 +174,65 @@ def test_a_finished_run_goes_on_when_it_gets_more_steps(tmp_path):
     assert result.finished and result.step == 6
     assert "Resumed from step 3" in console.text
     assert "Changed since the last start: train.steps: 3 -> 6." in console.lines
+
+
+def test_a_finished_run_refuses_another_model(tmp_path):
+    runs.train(tmp_path, standin.make_config(steps=3))
+    changed = with_settings(train__steps=3, model__backbone__depth=18, optim__lr=0.1)
+    with pytest.raises(ValueError, match=r"finished, and it has model.backbone.depth=50 .* 18"):
+        runs.train(tmp_path, changed)
+    result, console = runs.train(tmp_path, with_settings(train__steps=2, optim__lr=0.1))
+    assert result.finished and result.step == 3
+    told = [line for line in console.lines if line.startswith("Changed")]
+    assert [line.partition(": ")[2] for line in told] == [
+        "optim.lr: 0.05 -> 0.1.",
+        "train.steps: 3 -> 2.",
+    ]
+
+
+def test_fewer_steps_than_were_trained_end_the_run(tmp_path):
+    def stop(line):
+        if line.startswith("step 8/"):
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        runs.train(tmp_path, hook=stop)
+    result, console = runs.train(tmp_path, standin.make_config(steps=4))
+    assert result.finished and result.step == 6 and not result.signal
+    assert result.report is not None and (tmp_path / "finished.json").exists()
+    assert "Stopped" not in console.text
+
+
+def test_two_runs_in_one_work_directory(tmp_path):
+    with workdir.locked(tmp_path), pytest.raises(BlockingIOError, match="Another run is under"):
+        runs.train(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [workdir.LOCK_FILE]
+
+
+def test_images_that_cannot_be_read_stop_the_run(tmp_path, monkeypatch):
+    def unreadable(self, index):
+        raise data_source.ImageError("the file is missing", f"{index}.jpg")
+
+    monkeypatch.setattr(shapes.Shapes, "image", unreadable)
+    with pytest.raises(ValueError, match=r"None of the 14 training images .*the file is missing"):
+        runs.train(tmp_path)
+
+
+def test_a_split_without_annotations_has_the_classes_of_the_training_split(monkeypatch):
+    class Split(list):
+        categories = (Category(1, "cat"), Category(2, "dog"))
+        annotated = True
+
+    class Unannotated(Split):
+        categories = (Category(1, "cat"),)
+        annotated = False
+
+    train, val = Split([0]), Unannotated([0])
+    opened = {"train": train, "val": val}
+    monkeypatch.setattr(setup.sources, "open_source", lambda data, split: opened[split])
+    monkeypatch.setattr(setup.pipeline, "training_images", lambda data, source: [0])
+    with pytest.raises(ValueError, match="The classes of split 'val' are not those"):
+        setup.open_data(standin.make_config(), runs.Console())
 
 
 def test_a_validation_that_fails_loses_no_step(tmp_path, monkeypatch):

@@ -57,10 +57,12 @@ def test_rate_follows_the_batch_size_and_is_told_in_words():
     ("optim", "message"),
     [
         (dict(schedule="poly"), "allowed are step, cosine"),
-        (dict(milestones=(8, 4)), "must ascend"),
-        (dict(momentum=2.0), "from 0 to 1"),
-        (dict(accumulate=0), "must be >= 1"),
-        (dict(lr=float("nan")), "must be >= 0"),
+        (dict(milestones=(8, 4)), "steps that ascend"),
+        (dict(momentum=1.0), ">= 0 and < 1"),
+        (dict(accumulate=0), "a whole number >= 1"),
+        (dict(lr=float("nan")), "a number > 0"),
+        (dict(lr=0.0), "a number > 0"),
+        (dict(ema=1.0), "< 1"),
     ],
 )
 def test_meaningless_settings_are_named(optim, message):

@@ -58,7 +58,7 @@ def test_further_splits_are_no_unknown_keys():
 def test_changes_are_told_one_by_one():
     old, new = standin.make_config(), standin.make_config(steps=20)
     new.data.new = 1
-    assert sorted(workdir.changes(old, new)) == ["data.new: 'absent' -> 1", "train.steps: 12 -> 20"]
+    assert workdir.differences(old, new) == {"data.new": ("absent", 1), "train.steps": (12, 20)}
 
 
 @pytest.mark.parametrize("folder", ["file", "file/below", "/proc/jaxseg"])
@@ -70,3 +70,19 @@ def test_a_work_directory_that_cannot_be_written(tmp_path, folder):
 
 def test_a_new_work_directory_is_made_and_left_empty(tmp_path):
     assert os.listdir(workdir.prepare(tmp_path / "a" / "b")) == []
+
+
+def test_a_work_directory_is_for_one_run_at_a_time(tmp_path):
+    with workdir.locked(tmp_path), pytest.raises(BlockingIOError, match="Another run is under"):
+        workdir.locked(tmp_path).__enter__()
+    with workdir.locked(tmp_path):
+        pass
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(workdir.fcntl, "flock", refuse)
+    with workdir.locked(tmp_path):
+        pass
