@@ -3,23 +3,24 @@
     python -m jaxseg.data.browse --config=configs/demo.py --out=DIR --num=16 --split=train
 
 Writes one picture per image (padded, resized, flipped; masks unpacked from their crops, boxes, class names; crowds
-in white, the border of the unpadded image in grey) and prints the classes with their counts and what was skipped.
+as boxes of the name crowd, the border of the unpadded image in grey) and prints the classes with their counts and
+what was skipped.
 """
 
 from __future__ import annotations
 
 import collections
-import colorsys
 import os
 from typing import Any
 
 import cv2
 import numpy as np
-from absl import app, flags
+from absl import flags
 from jaxtyping import UInt8
 from ml_collections import config_flags
 
-from jaxseg.data import crops, pipeline, sources
+from jaxseg import cli, visualization
+from jaxseg.data import crops, pipeline, settings, sources
 
 
 def paste(
@@ -38,37 +39,23 @@ def paste(
 
 
 def draw(batch: Any, slot: int, names: tuple[str, ...]) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture of one entry of a training batch."""
-    image = batch.images[slot].copy()
-    targets = batch.targets
-    for i in np.flatnonzero(targets.valid[slot]):
-        colour = _colour(int(i))
-        window, inside = paste(
-            crops.unpack(targets.masks[slot, i]), targets.boxes[slot, i], *image.shape[:2]
-        )
-        part = image[window]
-        part[inside] = (0.5 * part[inside] + 0.5 * colour).astype(np.uint8)
-    for i in np.flatnonzero(targets.valid[slot]):
-        name = names[targets.classes[slot, i]]
-        _box(image, targets.boxes[slot, i], tuple(map(int, _colour(int(i)))), name)
-    for i in np.flatnonzero(targets.crowd_valid[slot]):
-        _box(image, targets.crowd_boxes[slot, i], (255, 255, 255), "crowd")
+    """The picture of one entry of a training batch; a small one is enlarged."""
+    image, targets = batch.images[slot].copy(), batch.targets
     height, width = map(int, batch.image_size[slot])
     cv2.rectangle(image, (0, 0), (width - 1, height - 1), (128, 128, 128), 1)
-    return image
-
-
-def _box(image: np.ndarray, box: np.ndarray, colour: tuple[int, int, int], text: str) -> None:
-    x0, y0, x1, y1 = (round(float(value)) for value in box)
-    cv2.rectangle(image, (x0, y0), (x1 - 1, y1 - 1), colour, 1)
-    if x1 - x0 >= 6 * len(text):
-        place = (x0 + 2, max(y0 - 3, 10))
-        cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.35, (0, 0, 0), 2, cv2.LINE_AA)
-        cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.35, colour, 1, cv2.LINE_AA)
-
-
-def _colour(index: int) -> np.ndarray:
-    return np.array(colorsys.hsv_to_rgb(index * 0.618 % 1, 0.8, 1.0)) * 255
+    objects = np.flatnonzero(targets.valid[slot])
+    crowds = np.flatnonzero(targets.crowd_valid[slot])
+    masks = np.zeros((len(objects) + len(crowds), *image.shape[:2]), bool)  # none for crowds
+    for mask, i in zip(masks, objects, strict=False):
+        crop, box = crops.unpack(targets.masks[slot, i]), targets.boxes[slot, i]
+        window, inside = paste(crop, box, *mask.shape)
+        mask[window] = inside
+    instances = visualization.Instances(
+        np.concatenate((targets.boxes[slot, objects], targets.crowd_boxes[slot, crowds])),
+        np.concatenate((targets.classes[slot, objects], np.full(len(crowds), len(names)))),
+        masks=masks,
+    )
+    return visualization.draw(image, instances, (*names, "crowd") if len(crowds) else names)
 
 
 def summary(source: sources.Source, split: str) -> str:
@@ -82,6 +69,7 @@ def summary(source: sources.Source, split: str) -> str:
     empty = sum(not info.num_objects for info in source.infos)
     lines = [
         f"split {split}: {len(source)} images ({empty} without objects), {counts.total()} objects, {crowds} crowds",
+        f"without a file: {sum(info.missing for info in source.infos)} images",
         f"skipped: {source.problems.summary() or 'nothing'}",
         f"{'class':>24} objects",
     ]
@@ -92,6 +80,7 @@ def summary(source: sources.Source, split: str) -> str:
 
 def browse(config: Any, out: str, num: int, split: str) -> None:
     """Writes `num` pictures of training batches into the folder `out` and prints a summary."""
+    settings.check(config.data)
     source = sources.open_source(config.data, split)
     print(summary(source, split))
     os.makedirs(out, exist_ok=True)
@@ -102,26 +91,22 @@ def browse(config: Any, out: str, num: int, split: str) -> None:
         for host in batches:
             for slot in range(min(num - written, len(host.image_ids))):
                 path = os.path.join(out, f"{written:03d}_{host.image_ids[slot]}.png")
-                picture = cv2.cvtColor(draw(host.batch, slot, names), cv2.COLOR_RGB2BGR)
-                if not cv2.imwrite(path, picture):
-                    raise OSError(f"Cannot write {path}.")
+                visualization.write_image(path, draw(host.batch, slot, names))
                 written += 1
         if batches.problems.total():
             print(f"unreadable: {batches.problems.summary()}")
     print(f"{written} pictures in {out}")
 
 
-def _main(_: list[str]) -> None:
-    try:
-        browse(_CONFIG.value, _OUT.value, _NUM.value, _SPLIT.value)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"Error: {error}") from None
+def main(_: list[str]) -> None:
+    flag = flags.FLAGS
+    browse(flag.config, flag.out, flag.num, flag.split)
 
 
 if __name__ == "__main__":
-    _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
-    _OUT = flags.DEFINE_string("out", None, "Folder for the pictures.")
-    _NUM = flags.DEFINE_integer("num", 16, "How many pictures.")
-    _SPLIT = flags.DEFINE_string("split", "train", "A split of config.data.")
+    config_flags.DEFINE_config_file("config", None, "A file of configs/.")
+    flags.DEFINE_string("out", None, "Folder for the pictures.")
+    flags.DEFINE_integer("num", 16, "How many pictures.", lower_bound=1)
+    flags.DEFINE_string("split", "train", "A split of config.data.")
     flags.mark_flags_as_required(["config", "out"])
-    app.run(_main)
+    cli.run(main)
