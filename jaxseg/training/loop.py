@@ -74,7 +74,9 @@ def train(
       A Result with the report of the last validation.
 
     Raises:
-      ValueError: the config, the data set or the checkpoint does not fit; before anything is compiled.
+      ValueError: the config, the data set or the checkpoint does not fit, before anything is compiled; or none of the
+        training images can be read.
+      BlockingIOError: another run is under way in the work directory.
       FileNotFoundError: the data set is not there.
       OSError: the work directory cannot be written; finished checkpoints stay usable.
       FloatingPointError: the loss is not finite.
