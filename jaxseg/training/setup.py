@@ -67,7 +67,8 @@ def compare_with_finished(folder: pathlib.Path, config: ConfigDict, console: Con
     """
     found = _differences(folder, config)
     for key, (before, after) in found.items():
-        if key == "method" or key.startswith("model."):
+        # What the run's version of jaxseg did not know yet is no other model.
+        if before != "absent" and (key == "method" or key.startswith("model.")):
             raise ValueError(
                 f"The run in {folder} is finished, and it has {key}={before!r} where this config has {after!r}. "
                 "Choose another --workdir; other settings for the evaluation of this run go to eval.py."
