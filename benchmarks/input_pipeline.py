@@ -40,6 +40,7 @@ def _config() -> ConfigDict:
     config.data.keep_empty = True
     config.data.buckets = ((size, size),)
     config.data.resize.short, config.data.resize.max = (size,), size
+    config.data.eval_resize.short, config.data.eval_resize.max = size, size
     config.data.workers = _WORKERS.value
     config.train.batch_size = _BATCH.value
     return config
