@@ -10,14 +10,16 @@ from jaxseg.training import loop
 def test_eight_images_are_learned_by_heart(tmp_path):
     config = demo.get_config()
     config.data.shapes.train = 8
-    config.data.shapes.size = (160, 160)
-    config.data.shapes.objects = (1, 4)
-    config.data.resize.short, config.data.flip = (160,), 0.0
+    config.data.shapes.size = (128, 128)
+    config.data.shapes.objects = (1, 3)
+    config.data.resize.short, config.data.flip = (128,), 0.0
     config.data.mask_crop_size = 112
     config.data.workers = 0
+    config.model.criterion.roi.samples = 32
+    config.optim.lr, config.optim.base_batch_size = 0.03, 8
     config.eval.split = "train"
-    config.train.batch_size, config.train.steps = 8, 500
-    config.train.eval_every = config.train.save_every = 500
+    config.train.batch_size, config.train.steps = 8, 900
+    config.train.eval_every = config.train.save_every = 900
     result = loop.train(config, tmp_path / "run", base=common.base())
     assert result.report.mask.summary["AP"] >= 0.90
 
