@@ -22,6 +22,7 @@ import grain
 from absl import flags, logging
 
 _POLL_SECONDS = 1.0
+_TRACKER_MILLISECONDS = 1000
 _SHM = "/dev/shm"
 _SMALL = 1 << 16  # bytes; smaller arrays go through the pipe
 _REMEMBERED = 1000  # blocks; more are never on their way at once
@@ -114,8 +115,10 @@ def _lives(tracker: tuple[int | None, int | None]) -> bool:
     if tracker[0] is None:
         return True
     poll = select.poll()
-    poll.register(tracker[0], select.POLLOUT)
-    return not any(event & select.POLLERR for _, event in poll.poll(0))
+    poll.register(tracker[0], 0)  # only tells that nobody reads any more
+    return not poll.poll(
+        _TRACKER_MILLISECONDS
+    )  # a busy machine takes its time to end what it was told to kill
 
 
 def _free(blocks: Iterable[str]) -> None:

@@ -25,7 +25,7 @@ from tests.data import coco_folder
 from jaxseg.data import pipeline, sources
 config = coco_folder.shapes(64)
 config.data.workers = 2
-config.data.buckets = ((int(sys.argv[2]), 1056),)  # big enough to travel in shared memory
+config.data.buckets = ((int(sys.argv[2]), 256),)  # big enough to travel in shared memory
 source = sources.open_source(config.data, "train")
 batches = pipeline.train_batches(config, source, first_step=0, last_step=10_000)
 for _ in range(3):
@@ -93,16 +93,16 @@ def _await(condition, seconds: float) -> bool:
 @pytest.mark.parametrize(
     ("how", "height"),
     [
-        ("SIGKILL", 96),
-        ("SIGKILL to all", 160),
-        pytest.param("SIGTERM", 229, marks=pytest.mark.slow),
-        ("exit", 224),
+        ("SIGKILL", 224),
+        ("SIGKILL to all", 256),
+        pytest.param("SIGTERM", 288, marks=pytest.mark.slow),
+        ("exit", 320),
     ],
 )
 def test_workers_and_shared_memory_end_with_their_parent(tmp_path, how, height):
     script = tmp_path / "script.py"
     script.write_text(_SCRIPT)
-    size = 4 * height * 1056 * 3
+    size = 4 * height * 256 * 3
     before = _blocks(size)
     environment = os.environ | {"PYTHONPATH": str(_ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     options = dict(cwd=_ROOT, env=environment, stdout=subprocess.PIPE, start_new_session=True)
