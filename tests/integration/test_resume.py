@@ -112,9 +112,9 @@ def test_a_kill_in_mid_save_continues_from_the_save_before(tmp_path, whole, mome
 
 # Images large enough to travel through shared memory, in blocks of a size that nothing else has.
 LONG = ("train.steps=150", "train.eval_every=50", "train.save_every=5", "train.log_every=10")
-LARGE = ("data.buckets=((152, 168),)", "data.shapes.size=(140, 150)", "data.resize.short=(150,)")
+LARGE = ("data.buckets=((160, 192),)", "data.shapes.size=(140, 150)", "data.resize.short=(150,)")
 LARGE += ("data.resize.max=168", "data.workers=2")
-BLOCK = 4 * 152 * 168 * 3
+BLOCK = 4 * 160 * 192 * 3
 
 
 @pytest.mark.slow
