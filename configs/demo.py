@@ -24,8 +24,8 @@ def get_config(arg=None):
     config.model.mask_head.convs = 3
     config.optim.lr, config.optim.base_batch_size = 0.02, 4
     config.optim.schedule, config.optim.warmup_steps = "cosine", 100
-    config.train.batch_size, config.train.steps = 4, 1400
-    config.train.eval_every = config.train.save_every = 700
+    config.train.batch_size, config.train.steps = 4, 1100
+    config.train.eval_every = config.train.save_every = 550
     if arg.runlocal:
         common.run_local(config)
         config.data.shapes.train, config.data.shapes.val = 16, 8
