@@ -7,19 +7,15 @@ One class, up to 369 objects an image, nearly all of them small.
 DIR is in COCO format as in configs/mask_rcnn.py:own. Arguments: `root`, `runlocal`.
 """
 
-from configs import common
+from configs import common, small
 
 
 def get_config(arg=None):
     arg = common.parse_arg(arg, root="", runlocal=False)
-    config = common.base()
-    common.own_data(config)
-    common.small(config)
-    config.data.root = arg.root
+    config = small.get_config(f"root={arg.root}")
     # Most images are 256 x 256; their nuclei are 8 to 40 pixels wide.
     config.data.buckets = ((256, 256), (256, 384))
-    config.data.resize.short, config.data.resize.max = (256,), 384
-    config.data.eval_resize.short, config.data.eval_resize.max = 256, 384
+    config.data.resize.short = (256,)
     config.data.max_instances = 256
     config.model.rpn.anchor_sizes = (8, 16, 32, 64, 128)
     config.model.rpn.pre_nms, config.model.rpn.post_nms = (1000, 1000), (500, 700)
@@ -27,11 +23,8 @@ def get_config(arg=None):
     config.model.criterion.roi.samples = 128
     config.model.test.max_detections = config.eval.max_detections = 400
     config.model.test.candidates = 700
-    config.optim.lr, config.optim.base_batch_size = 0.02, 8
-    config.optim.schedule, config.optim.warmup_steps = "cosine", 100
-    config.train.batch_size, config.train.steps = 4, 1400
+    config.train.steps = 1400
     config.train.eval_every = config.train.save_every = 700
-    config.eval.batch_size = 4
     if arg.runlocal:
         common.run_local(config)
     return config

@@ -39,14 +39,15 @@ def binary_cross_entropy(
     logits: Shaped[Array, "*B"],
     targets: Shaped[Array, "*B"],
     *,
-    where: Bool[Array, "*B"] | None = None,
+    where: Bool[Array, "*#B"] | None = None,
 ) -> Float[Array, "*B"]:
     """Cross-entropy of independent yes/no decisions.
 
     Args:
       logits: before the sigmoid.
       targets: in [0, 1]; any value where `where` is False.
-      where: entries that count. The others' loss and gradient are 0 whatever they hold, NaN too.
+      where: entries that count; broadcasts against `logits`. The others' loss and gradient are 0, whatever they hold,
+        NaN too.
     """
     logits = precision.at_least_float32(logits)
     targets = targets.astype(logits.dtype)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Bool, Float, Shaped
 
-from jaxseg import precision
+from jaxseg.losses import classification
 
 
 def binary_cross_entropy(
@@ -22,10 +20,6 @@ def binary_cross_entropy(
       targets: in [0, 1].
       where: RoIs that count. The others' loss and gradient are 0 whatever they hold, NaN too.
     """
-    logits = precision.at_least_float32(logits)
-    targets = targets.astype(logits.dtype)
-    if where is not None:
-        logits = jnp.where(where[..., None, None], logits, 0.0)
-        targets = jnp.where(where[..., None, None], targets, 0.0)
-    loss = optax.losses.sigmoid_binary_cross_entropy(logits, targets).mean(axis=(-2, -1))
-    return loss if where is None else jnp.where(where, loss, 0.0)
+    where = None if where is None else where[..., None, None]
+    pixels = classification.binary_cross_entropy(logits, targets, where=where)
+    return pixels.mean(axis=(-2, -1))
