@@ -243,8 +243,8 @@ def test_bfloat16_accumulates_in_float32():
             {"boxes": np.zeros((1, 3, 4)), "levels": np.zeros((1, 3), int)},
             "of 1 images, features of 2",
         ),
-        ({"sampling_ratio": 0}, "at least 1"),
-        ({"features": [np.zeros((2, 4, 4, 1)), np.zeros((2, 4, 4, 2))]}, "with one C"),
+        ({"sampling_ratio": -1}, "at least 0"),
+        ({"features": [np.zeros((2, 4, 4, 1)), np.zeros((2, 4, 4, 2))]}, "with one B and C"),
     ],
 )
 def test_bad_arguments(change, message):
