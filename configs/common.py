@@ -107,7 +107,7 @@ def model() -> ConfigDict:
     config.dtype = "float32"  # compute: float32 | bfloat16; parameters are float32
     config.pixel_mean = (123.675, 116.28, 103.53)  # RGB, 0..255
     config.pixel_std = (58.395, 57.12, 57.375)
-    config.roi_align = "xla"
+    config.roi_align = "auto"  # the best that applies | xla | mosaic_gpu | triton | tpu
     config.backbone = ConfigDict()
     config.backbone.name = "resnet"
     config.backbone.depth = 50  # 10 | 18 | 34 | 50 | 101

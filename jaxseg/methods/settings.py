@@ -9,8 +9,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-import pallas_kernels
 from jaxseg.modeling import criterion, norms, resnet
+from jaxseg.ops import roi_align
 
 Rule = tuple[Callable[[Any], bool], str]  # what holds, and in words
 
@@ -59,7 +59,7 @@ RULES: Mapping[str, Rule] = {
     "dtype": _one_of("float32", "bfloat16", "float64"),
     "pixel_mean": _several(_number(-float("inf")), 3),
     "pixel_std": _several(_number(0.0, above=True), 3),
-    "roi_align": _one_of(*pallas_kernels.IMPLEMENTATIONS),
+    "roi_align": _one_of(*roi_align.IMPLEMENTATIONS),
     "backbone.name": _one_of("resnet"),
     "backbone.depth": _one_of(*resnet.DEPTHS),
     "backbone.width": _whole(1),

@@ -7,6 +7,8 @@ finds its place from one running number, so any backend's grid will do.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Sequence
 
 import jax
@@ -49,13 +51,22 @@ def _neighbours(position):
 
 
 def _bilinear(feature, b, rows, columns, channels):
-    """One sample of a map: (channel_block,) float32."""
+    """Weighted sum of cells, (channel_block,) float32: along each row first, then over the rows.
+
+    `rows` and `columns` are lists of (cells, their weights), as of `_neighbours`.
+    """
     total = None
-    for y, wy in zip(*rows, strict=True):
-        for x, wx in zip(*columns, strict=True):
-            term = feature[b, y, x, channels].astype(jnp.float32) * (wy * wx)
-            total = term if total is None else total + term
+    for y, wy in _pairs(rows):
+        across = None
+        for x, wx in _pairs(columns):
+            term = feature[b, y, x, channels].astype(jnp.float32) * wx
+            across = term if across is None else across + term
+        total = across * wy if total is None else total + across * wy
     return total
+
+
+def _pairs(neighbours):
+    return [pair for cells, weights in neighbours for pair in zip(cells, weights, strict=True)]
 
 
 def _on_its_level(features: Sequence, level, body: Callable) -> None:
@@ -77,16 +88,22 @@ def forward(program, features, grid: Grid, weights, out, *, spec: Spec) -> None:
     mean = grid.mean[b, r]
     rows = [_neighbours(grid.rows[b, r, i * s + k]) for k in range(s)]
 
+    def weighted(columns, row, j):
+        by_column = [weights[b, r, row, j * s + m] for m in range(s)]
+        return [
+            (x, (low * w, high * w)) for (x, (low, high)), w in zip(columns, by_column, strict=True)
+        ]
+
     def pool(feature):
         def one_bin(j, _):
             columns = [_neighbours(grid.columns[b, r, j * s + m]) for m in range(s)]
-            total = None
-            for k in range(s):
-                for m in range(s):
-                    sample = _bilinear(feature, b, rows[k], columns[m], channels)
-                    if weights is not None:
-                        sample *= weights[b, r, i * s + k, j * s + m]
-                    total = sample if total is None else total + sample
+            if weights is None:  # the samples of a bin are one separable sum
+                total = _bilinear(feature, b, rows, columns, channels)
+            else:
+                total = sum(
+                    _bilinear(feature, b, [rows[k]], weighted(columns, i * s + k, j), channels)
+                    for k in range(s)
+                )
             out[b, r, i, j, channels] = (total * mean).astype(out.dtype)
 
         jax.lax.fori_loop(0, bins_x, one_bin, None)
@@ -114,7 +131,7 @@ def d_weights(program, features, d_out, grid: Grid, out, *, spec: Spec) -> None:
                     total = jnp.float32(0.0)
                     for c in range(blocks):
                         channels = _channels(spec, c)
-                        sample = _bilinear(feature, b, rows[k], columns[m], channels)
+                        sample = _bilinear(feature, b, [rows[k]], [columns[m]], channels)
                         cotangent = d_out[b, r, i, j, channels].astype(jnp.float32)
                         total += jnp.sum(sample * cotangent)
                     out[b, r, i * s + k, j * s + m] = total * mean
@@ -126,6 +143,11 @@ def d_weights(program, features, d_out, grid: Grid, out, *, spec: Spec) -> None:
 
 def tile_counts(shape: tuple[int, int]) -> tuple[int, int]:
     return tuple(pl.cdiv(n, TILE) for n in shape)
+
+
+def _sum_lists(lists):
+    """Element by element."""
+    return [functools.reduce(operator.add, terms) for terms in zip(*lists, strict=True)]
 
 
 def d_features_programs(batch: int, shape: tuple[int, int], spec: Spec) -> int:
@@ -148,8 +170,9 @@ def d_features(
 ) -> None:
     """One tile of one level's gradient, gathered from the RoIs on its block's list: out[b, y:y+TILE, x:x+TILE].
 
-    For each row of samples near the tile, its bins' cotangents are first spread over the tile's columns, then over its
-    rows. `ranges` and `lists` are those of `tiles.py`, `zeros` the way to begin a sum.
+    For each row of bins near the tile, the cotangents are first spread over the tile's columns, then over its rows;
+    with weights, which differ from one row of samples to the next, for each of the bin's rows of samples apart.
+    `ranges` and `lists` are those of `tiles.py`, `zeros` the way to begin a sum.
     """
     s = spec.samples
     blocks = spec.channels // channel_block(spec.channels)
@@ -161,7 +184,7 @@ def d_features(
     span = range(TILE)
 
     def hats(position, first):
-        """The weights of one sample in the tile's cells along an axis."""
+        """The bilinear weights of one sample in the tile's cells along an axis."""
         return [jnp.maximum(0.0, 1.0 - jnp.abs(position - (first + n))) for n in span]
 
     y, x = tile_y * TILE, tile_x * TILE
@@ -170,31 +193,40 @@ def d_features(
     def add_roi(n, tile):
         r = ids[(*block, n)]
         mean = grid.mean[b, r]
+        columns = column_ranges[b, r, tile_x, 0], column_ranges[b, r, tile_x, 1]
 
         def add_bin_row(i, tile):
-            for k in range(s):
-                row = i * s + k
+            rows = [i * s + k for k in range(s)]
+            down = [hats(grid.rows[b, r, row], first_y) for row in rows]
+            if weights is None:
+                down = [_sum_lists(down)]
 
-                def add_bin(j, across, row=row):
-                    d = d_out[b, r, i, j, channels].astype(jnp.float32)
-                    share = [0.0 for _ in span]
-                    for m in range(s):
-                        column = j * s + m
-                        near = hats(grid.columns[b, r, column], first_x)
-                        if weights is not None:
-                            near = [w * weights[b, r, row, column] for w in near]
-                        share = [a + w for a, w in zip(share, near, strict=True)]
-                    return tuple(a + d * w for a, w in zip(across, share, strict=True))
+            def add_bin(j, across):
+                d = d_out[b, r, i, j, channels].astype(jnp.float32) * mean
+                near = [hats(grid.columns[b, r, j * s + m], first_x) for m in range(s)]
+                if weights is None:
+                    shares = _sum_lists(near)
+                else:
+                    shares = []
+                    for row in rows:
+                        by_column = [weights[b, r, row, j * s + m] for m in range(s)]
+                        shares += _sum_lists(
+                            [[w * p for w in hat] for hat, p in zip(near, by_column, strict=True)]
+                        )
+                return tuple(a + d * w for a, w in zip(across, shares, strict=True))
 
-                start = tuple(zeros(channel_block(spec.channels)) for _ in span)
-                bounds = column_ranges[b, r, tile_x, 0], column_ranges[b, r, tile_x, 1]
-                across = jax.lax.fori_loop(*bounds, add_bin, start)
-                down = [w * mean for w in hats(grid.rows[b, r, row], first_y)]
-                tile = tuple(tile[v * TILE + h] + across[h] * down[v] for v in span for h in span)
+            start = tuple(zeros(channel_block(spec.channels)) for _ in down for _ in span)
+            across = jax.lax.fori_loop(*columns, add_bin, start)
+            for g, by_row in enumerate(down):
+                tile = tuple(
+                    tile[v * TILE + h] + across[g * TILE + h] * by_row[v]
+                    for v in span
+                    for h in span
+                )
             return tile
 
-        bounds = row_ranges[b, r, tile_y, 0], row_ranges[b, r, tile_y, 1]
-        return jax.lax.fori_loop(*bounds, add_bin_row, tile)
+        bins = row_ranges[b, r, tile_y, 0], row_ranges[b, r, tile_y, 1]
+        return jax.lax.fori_loop(*bins, add_bin_row, tile)
 
     start = tuple(zeros(channel_block(spec.channels)) for _ in range(TILE**2))
     tile = jax.lax.fori_loop(0, counts[block], add_roi, start)

@@ -27,6 +27,8 @@ def _launch(body: Callable, name: str, out, programs: int, inputs, *, interpret=
         out_type=out,
         grid=(programs,),
         grid_names=("program",),
+        # No kernel reads memory that it also writes, so none needs the barriers put around every load and store.
+        compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),
         interpret=interpret,
         kernel_name=name,
     )(*inputs)
