@@ -46,13 +46,15 @@ def _flat_neighbours(grid: Grid, spec: Spec):
     return row * width + base, row_weight, column, column_weight
 
 
-def _samples(flat: jax.Array, grid: Grid, spec: Spec) -> jax.Array:
-    """One RoI: (cells, C) -> the bilinear samples (h * samples, w * samples, C), at least float32."""
+def _samples(flat: jax.Array, grid: Grid, weights: jax.Array | None, spec: Spec) -> jax.Array:
+    """One RoI: (cells, C) -> the weighted bilinear samples (h * samples, w * samples, C), at least float32."""
     row, row_weight, column, column_weight = _flat_neighbours(grid, spec)
     total = 0.0
     for dy in range(2):
         for dx in range(2):
             weight = row_weight[:, None, dy] * column_weight[None, :, dx]
+            if weights is not None:
+                weight *= weights.astype(weight.dtype)
             values = _wide(flat[row[:, None, dy] + column[None, :, dx]])
             total += values * weight[..., None].astype(values.dtype)
     return total
@@ -60,9 +62,7 @@ def _samples(flat: jax.Array, grid: Grid, spec: Spec) -> jax.Array:
 
 def _pool(flat: jax.Array, grid: Grid, weights: jax.Array | None, spec: Spec) -> jax.Array:
     """One RoI -> (h, w, C): the mean over the samples of each bin."""
-    samples = _samples(flat, grid, spec)
-    if weights is not None:
-        samples *= weights[..., None].astype(samples.dtype)
+    samples = _samples(flat, grid, weights, spec)
     (h, w), s = spec.output_size, spec.samples
     pooled = samples.reshape(h, s, w, s, -1).sum((1, 3)) * grid.mean.astype(samples.dtype)
     return pooled.astype(spec.dtype)
@@ -95,7 +95,7 @@ def d_weights(features, d_out: jax.Array, grid: Grid, spec: Spec) -> jax.Array:
 
     def roi(flat, grid, d_out):
         spread = jnp.repeat(jnp.repeat(_wide(d_out), spec.samples, 0), spec.samples, 1)
-        return (_samples(flat, grid, spec) * spread).sum(-1) * grid.mean.astype(spread.dtype)
+        return (_samples(flat, grid, None, spec) * spread).sum(-1) * grid.mean.astype(spread.dtype)
 
     def image(flat, grid, d_out):
         return _each_roi(lambda g, d: roi(flat, g, d), grid, d_out)

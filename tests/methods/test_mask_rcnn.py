@@ -136,7 +136,7 @@ def test_bfloat16_keeps_boxes_and_losses_in_float32(setup):
         ({"model.dtype": "float64"}, "jax_enable_x64"),
         ({"model.num_classes": 0}, "num_classes=0"),
         ({"model.mask_head.name": "pointrend"}, "mask_head.name='pointrend': allowed is fcn"),
-        ({"model.roi_align": "cuda"}, "roi_align='cuda': allowed is xla"),
+        ({"model.roi_align": "cuda"}, "roi_align='cuda': allowed is auto, xla"),
         ({"model.rpn.anchor_sizes": (32, 64)}, "anchor_sizes=.*: allowed is a tuple of 5, each"),
         ({"model.criterion.roi.coder": (1.0, 1.0)}, "coder=.*: allowed is a tuple of 4"),
         ({"model.criterion.roi.positive_fraction": 0.01}, "no slot for a positive"),
