@@ -50,12 +50,11 @@ def _neighbours(position):
     return (low, high), (inside * (1.0 - fraction), inside * fraction)
 
 
-def _bilinear(feature, b, rows, columns, channels):
-    """Weighted sum of cells, (channel_block,) float32: along each row first, then over the rows.
+def _bilinear(feature, b, rows, columns, channels, total=None):
+    """Weighted sum of cells, (channel_block,) float32: along each row first, then over the rows, onto `total`.
 
     `rows` and `columns` are lists of (cells, their weights), as of `_neighbours`.
     """
-    total = None
     for y, wy in _pairs(rows):
         across = None
         for x, wx in _pairs(columns):
@@ -99,11 +98,11 @@ def forward(program, features, grid: Grid, weights, out, *, spec: Spec) -> None:
             columns = [_neighbours(grid.columns[b, r, j * s + m]) for m in range(s)]
             if weights is None:  # the samples of a bin are one separable sum
                 total = _bilinear(feature, b, rows, columns, channels)
-            else:
-                total = sum(
-                    _bilinear(feature, b, [rows[k]], weighted(columns, i * s + k, j), channels)
-                    for k in range(s)
-                )
+            else:  # in the same order, so that weights of one change no bit
+                total = None
+                for k in range(s):
+                    by_row = weighted(columns, i * s + k, j)
+                    total = _bilinear(feature, b, [rows[k]], by_row, channels, total)
             out[b, r, i, j, channels] = (total * mean).astype(out.dtype)
 
         jax.lax.fori_loop(0, bins_x, one_bin, None)

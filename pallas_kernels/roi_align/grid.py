@@ -48,26 +48,19 @@ def sample_grid(
     boxes: jax.Array, levels: jax.Array, image_size: jax.Array | None, spec: Spec
 ) -> Grid:
     """The grids of (B, R, 4) boxes. `image_size` (B, 2): samples are clamped to its cells instead of the map's."""
-    level = jnp.clip(levels.astype(jnp.int32), 0, len(spec.shapes) - 1)
-    boxes = boxes.astype(jnp.promote_types(boxes.dtype, jnp.float32))
-    stride = jnp.asarray(spec.strides, boxes.dtype)[level]
+    level, stride, start, size = _in_cells(boxes, levels, spec)
     cells = jnp.asarray(spec.shapes, jnp.int32)[level]  # (B, R, 2)
     if image_size is not None:
         own = jnp.ceil(image_size[:, None] / stride[..., None]).astype(jnp.int32)
         cells = jnp.clip(own, 1, cells)
 
-    boxes = boxes / stride[..., None] - (0.5 if spec.aligned else 0.0)
-    start = boxes[..., 1::-1]  # y, x
-    size = boxes[..., 3:1:-1] - start
-    if not spec.aligned:
-        size = jnp.maximum(size, 1.0)
     ratio = _ratios(size, spec)
     axes = []
     for axis, bins in enumerate(spec.output_size):
         fraction, exists = _fractions(bins, ratio[..., axis], spec.samples)
-        position = start[..., axis, None] + fraction.astype(boxes.dtype) * size[..., axis, None]
+        position = start[..., axis, None] + fraction.astype(size.dtype) * size[..., axis, None]
         axes.append(_clamp(position, exists, cells[..., axis, None]))
-    mean = 1.0 / jnp.maximum(ratio[..., 0] * ratio[..., 1], 1).astype(boxes.dtype)
+    mean = 1.0 / jnp.maximum(ratio[..., 0] * ratio[..., 1], 1).astype(size.dtype)
     return Grid(level, *axes, mean)
 
 
@@ -75,13 +68,25 @@ def sample_fractions(boxes: jax.Array, levels: jax.Array, spec: Spec) -> Sequenc
     """Where in their box the rows and columns of samples lie, 0 to 1: (1, 1, n) or, if adaptive, (B, R, n) each."""
     ratio = jnp.full((1, 1, 2), spec.sampling_ratio)
     if not spec.sampling_ratio:
-        stride = jnp.asarray(spec.strides, jnp.float32)[jnp.clip(levels, 0, len(spec.shapes) - 1)]
-        size = (boxes[..., 3:1:-1] - boxes[..., 1::-1]) / stride[..., None]
-        ratio = _ratios(size if spec.aligned else jnp.maximum(size, 1.0), spec)
+        *_, size = _in_cells(boxes, levels, spec)  # to the last bit as `sample_grid` has it
+        ratio = _ratios(size, spec)
     return [
         _fractions(bins, ratio[..., axis], spec.samples)[0]
         for axis, bins in enumerate(spec.output_size)
     ]
+
+
+def _in_cells(boxes: jax.Array, levels: jax.Array, spec: Spec):
+    """The boxes on their own levels: level and its stride (B, R), start and size (B, R, 2) in cells, y first."""
+    level = jnp.clip(levels.astype(jnp.int32), 0, len(spec.shapes) - 1)
+    boxes = boxes.astype(jnp.promote_types(boxes.dtype, jnp.float32))
+    stride = jnp.asarray(spec.strides, boxes.dtype)[level]
+    boxes = boxes / stride[..., None] - (0.5 if spec.aligned else 0.0)
+    start = boxes[..., 1::-1]
+    size = boxes[..., 3:1:-1] - start
+    if not spec.aligned:
+        size = jnp.maximum(size, 1.0)
+    return level, stride, start, size
 
 
 def _ratios(size: jax.Array, spec: Spec) -> jax.Array:

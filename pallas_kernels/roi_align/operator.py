@@ -66,10 +66,12 @@ def images_for_vmap(function: Callable) -> Callable:
         def merge(x, batched):
             if not batched:
                 x = jnp.broadcast_to(x[None], (axis_size, *x.shape))
-            return x.reshape(-1, *x.shape[2:])
+            return x.reshape(axis_size * x.shape[1], *x.shape[2:])
 
         out = call(*jax.tree.map(merge, args, tuple(in_batched)))
-        out = jax.tree.map(lambda x: x.reshape(axis_size, -1, *x.shape[1:]), out)
+        out = jax.tree.map(
+            lambda x: x.reshape(axis_size, x.shape[0] // axis_size, *x.shape[1:]), out
+        )
         return out, jax.tree.map(lambda _: True, out)
 
     return call

@@ -19,8 +19,8 @@ def bin_ranges(positions: jax.Array, samples: int, tile: int, tiles: int) -> jax
     start = (jnp.arange(tiles) * tile).astype(positions.dtype)[:, None]
     at = positions[..., None, :]
     touches = (at > start - 1) & (at < start + tile)
-    touches = touches.reshape(*touches.shape[:-1], -1, samples).any(-1)  # (B, R, tiles, bins)
-    bins = touches.shape[-1]
+    bins = positions.shape[-1] // samples
+    touches = touches.reshape(*touches.shape[:-1], bins, samples).any(-1)  # (B, R, tiles, bins)
     first = jnp.argmax(touches, -1)
     last = bins - jnp.argmax(touches[..., ::-1], -1)
     some = touches.any(-1)
@@ -49,7 +49,7 @@ def rois_of_blocks(
 def _any_in_block(x: jax.Array, block: int) -> jax.Array:
     """(B, R, tiles) -> (B, R, ceil(tiles / block))."""
     x = jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[-1] % block)))
-    return x.reshape(*x.shape[:2], -1, block).any(-1)
+    return x.reshape(*x.shape[:2], x.shape[-1] // block, block).any(-1)
 
 
 def on_level(positions: jax.Array, level: jax.Array, index: int, dropped: float) -> jax.Array:
