@@ -64,9 +64,7 @@ def measure(
         journal.begin(key)
         try:
             contestant = _contestant(implementation, arg_spec, args)
-            # The baselines' gradients are taken as they come: in bfloat16 they are sums of bfloat16.
-            judged = ("out",) if implementation in BASELINES else _RESULTS
-            rows[key] |= _compare(contestant, reference, _TOLERANCE[arg_spec.dtype.name], judged)
+            rows[key] |= _compare(contestant, reference, *_demands(implementation, arg_spec.dtype))
             contestants[key] = contestant
         except NotImplementedError as reason:
             journal.end(key, rows[key] | {"skipped": str(reason)})
@@ -113,6 +111,16 @@ def _torchvision(arg_spec: ArgSpec, args: Args) -> Contestant:
     operator = roi_align_baselines.Torchvision(arg_spec, args, jax.devices()[0].platform)
     run = {direction: getattr(operator, direction) for direction in DIRECTIONS}
     return Contestant(run, operator.wait, lambda: (*operator.results(), None), {}, operator.note)
+
+
+def _demands(implementation: str, dtype: np.dtype) -> tuple[float, Collection[str]]:
+    """The tolerance, and the results that it holds for."""
+    tolerance = _TOLERANCE[dtype.name]
+    if implementation not in BASELINES:
+        return tolerance, _RESULTS
+    # They round their own sample positions, 3e-5 of a cell at the far end of a map. Their gradients are taken as they
+    # come: in bfloat16 they are sums of bfloat16.
+    return 10 * tolerance, ("out",)
 
 
 def _compare(
