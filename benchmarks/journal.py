@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 
 class Journal:
-    """Results by key, in a file of one line an event."""
+    """Results by key, in a file with a line for each event."""
 
     def __init__(self, path: str | os.PathLike):
         self._path = pathlib.Path(path)
@@ -26,7 +26,7 @@ class Journal:
         self.finished = False
         if self._path.exists():
             for line in self._path.read_text().splitlines():
-                with contextlib.suppress(json.JSONDecodeError):  # cut off by a crash
+                with contextlib.suppress(json.JSONDecodeError):  # empty, or cut off by a crash
                     self._take(json.loads(line))
 
     def begin(self, key: str) -> None:
@@ -40,7 +40,7 @@ class Journal:
 
     def _write(self, event: dict) -> None:
         with open(self._path, "a") as file:
-            print(json.dumps(event), file=file)
+            file.write(f"\n{json.dumps(event)}\n")  # even behind a line that was cut off
         self._take(event)
 
     def _take(self, event: dict) -> None:

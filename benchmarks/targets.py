@@ -24,7 +24,6 @@ class Target(NamedTuple):
 
     platform: str  # as jax lowers for it
     topology: str
-    cores: int = 1
 
 
 TARGETS = {
@@ -53,7 +52,7 @@ def environment(platform: str, dump: str) -> dict[str, str]:
     variables = {"JAX_PLATFORMS": "cpu"}  # no device is looked for
     if platform == "cuda":
         assembler = ptxas.find()
-        flags = ["--xla_gpu_autotune_level=0", f"--xla_dump_to={dump}"]
+        flags = ["--xla_gpu_autotune_level=0", f"--xla_dump_to={dump}", "--xla_dump_emitter_re=.*"]
         if assembler is not None:
             variables["PATH"] = f"{assembler.parent}{os.pathsep}{os.environ.get('PATH', '')}"
             flags.append(f"--xla_gpu_cuda_data_dir={assembler.parents[1]}")
@@ -62,6 +61,12 @@ def environment(platform: str, dump: str) -> dict[str, str]:
         library = importlib.util.find_spec("libtpu").submodule_search_locations[0]
         variables["TPU_LIBRARY_PATH"] = os.path.join(library, "libtpu.so")
     return variables
+
+
+def described(name: str) -> contextlib.AbstractContextManager:
+    """The context in which kernels are lowered that ask for the kind of device; one for each lowering."""
+    device = AbstractDevice(name, 1, {"cuda": "gpu"}.get(TARGETS[name].platform, "tpu"))
+    return jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device))
 
 
 def compile_for(name: str, function: Callable, shapes) -> jax.stages.Compiled:
@@ -78,11 +83,7 @@ def compile_for(name: str, function: Callable, shapes) -> jax.stages.Compiled:
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
     )
-    with contextlib.ExitStack() as stack:
-        if target.platform == "tpu":  # its kernels ask for the kind of chip
-            device = AbstractDevice(name, target.cores, "tpu")
-            mesh = AbstractMesh((), (), abstract_device=device)
-            stack.enter_context(jax.sharding.use_abstract_mesh(mesh))
+    with described(name):
         return (
             jax.jit(function).trace(shapes).lower(lowering_platforms=(target.platform,)).compile()
         )
