@@ -1,4 +1,17 @@
-"""RoIAlign on TPUs: launches the bodies of `tpu_kernels.py` through Pallas' Mosaic TPU backend."""
+"""RoIAlign on TPUs: what the bodies of `tpu_kernels.py` are given, and their launches through Pallas' Mosaic backend.
+
+The forward and the gradient of the weights run one program a RoI, which walks over the tiles of the RoI's window on its
+level's map; the maps stay in HBM. The gradient of the features runs, for each level, one program a block of its cells,
+which owns that part of the output and walks over the RoIs that touch it: no atomics, and the same bits each time.
+
+In fast memory are, whatever the number of images: an image's windows and a block's list (28 and 4 bytes a RoI), two
+tiles of a map, a block of the gradient, and for each bin of a RoI a few vectors of at most 512 channels. The largest
+case that `check` lets through compiles within what the compiler grants on a v5e.
+
+It has never been run on a TPU. What was done without one: interpret mode on CPUs, generic and TPU-like, the latter also
+with its race detector; and the full ahead-of-time compilation for v5e and v6e with libtpu 0.0.52, on jax 0.10.2 and
+0.12.0, in float32 and bfloat16, for 7x7 and 14x14 bins on P2 to P5 of 16 images of 800x1344.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +19,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -15,6 +29,8 @@ from pallas_kernels.roi_align.operator import Implementation, images_for_vmap
 from pallas_kernels.roi_align.tpu_kernels import ALIGN, BLOCK, TILE, channel_block, pitch
 
 _MOST_BINS = 1024
+_ZERO = np.int32(0)  # a plain 0 has 64 bits under jax_enable_x64, too many for an index map
+_BLOCK_CELLS = tuple(n * cells for n, cells in zip(BLOCK, TILE, strict=True))
 
 
 def check(spec: Spec) -> None:
@@ -37,15 +53,15 @@ def implementation(*, interpret=False) -> Implementation:
 
     def forward(features, grid, weights, spec: Spec):
         call = images_for_vmap(functools.partial(_forward, spec, interpret))
-        return call(features, _float32(grid), weights)
+        return call(features, *_narrow((grid, weights)))
 
     def d_features(d_out, grid, weights, spec: Spec):
         call = images_for_vmap(functools.partial(_d_features, spec, interpret))
-        return call(d_out, _float32(grid), weights)
+        return call(d_out, *_narrow((grid, weights)))
 
     def d_weights(features, d_out, grid, spec: Spec):
         call = images_for_vmap(functools.partial(_d_weights, spec, interpret))
-        return call(features, d_out, _float32(grid))
+        return call(features, d_out, _narrow(grid))
 
     return Implementation(forward, d_features, d_weights, check)
 
@@ -53,12 +69,136 @@ def implementation(*, interpret=False) -> Implementation:
 IMPLEMENTATION = implementation()
 
 
-def _float32(grid: Grid) -> Grid:
-    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.int32)), grid)
+def _forward(spec: Spec, interpret, features, grid: Grid, weights):
+    out = jax.ShapeDtypeStruct((*grid.level.shape, *spec.output_size, spec.channels), spec.dtype)
+    table = _table(grid, weights, spec)
+    return _each_roi(
+        tpu_kernels.forward, out, _pooled_block(spec), spec, interpret, features, grid, table
+    )
+
+
+def _d_weights(spec: Spec, interpret, features, d_out, grid: Grid):
+    shape, (h, w), s = grid.level.shape, spec.output_size, spec.samples
+    out = jax.ShapeDtypeStruct((*shape, s * s, _bins(spec)), jnp.float32)
+    table = _table(grid, None, spec)
+    block = _roi_block(out)
+    out = _each_roi(
+        tpu_kernels.d_weights, out, block, spec, interpret, features, grid, table, d_out
+    )
+    out = out.reshape(*shape, s, s, h, pitch(spec))[..., :w]
+    return out.transpose(0, 1, 4, 2, 5, 3).reshape(*shape, h * s, w * s)
+
+
+def _d_features(spec: Spec, interpret, d_out, grid: Grid, weights):
+    table, windows = _table(grid, weights, spec), _windows(grid, spec.shapes)
+    return tuple(
+        _d_level(level, spec, interpret, grid, windows, table, d_out)
+        for level in range(len(spec.shapes))
+    )
+
+
+def _each_roi(kernel, out, out_block, spec: Spec, interpret, features, grid: Grid, table, *pooled):
+    """Runs a kernel once for each RoI and block of channels. `pooled`: inputs (B, R, h, w, C)."""
+    if not out.size:
+        return jnp.zeros(out.shape, out.dtype)
+    features = _padded(features)
+    windows = _windows(grid, [x.shape[1:3] for x in features])
+    channels = channel_block(spec.channels)
+    return pl.pallas_call(
+        functools.partial(kernel, spec=spec),
+        out_shape=out,
+        grid=(*grid.level.shape, spec.channels // channels),
+        in_specs=[
+            _image_block(windows),
+            _roi_block(table),
+            *[_pooled_block(spec)] * len(pooled),
+            *[_WHOLE] * len(features),
+        ],
+        out_specs=out_block,
+        scratch_shapes=[
+            pltpu.VMEM((_bins(spec), channels), jnp.float32),
+            pltpu.VMEM((2, *TILE, channels), spec.dtype),
+            pltpu.SemaphoreType.DMA((2,)),
+            pltpu.SMEM((1,), jnp.int32),
+        ],
+        compiler_params=_params("parallel", "arbitrary", "arbitrary"),
+        interpret=interpret,
+        name=f"roi_align_{kernel.__name__}",
+    )(windows, table, *pooled, *features)
+
+
+def _d_level(level: int, spec: Spec, interpret, grid: Grid, windows, table, d_out):
+    """One level's gradient."""
+    out = jax.ShapeDtypeStruct((len(d_out), *spec.shapes[level], spec.channels), spec.dtype)
+    if not d_out.size:
+        return jnp.zeros(out.shape, out.dtype)
+    lists = _lists(grid, level, spec)
+    channels = channel_block(spec.channels)
+    rows, columns = _BLOCK_CELLS
+    return pl.pallas_call(
+        functools.partial(tpu_kernels.d_features, spec=spec),
+        out_shape=out,
+        grid=(*lists.shape[:3], spec.channels // channels),
+        in_specs=[
+            _image_block(windows),
+            pl.BlockSpec(
+                (1, 1, 1, *lists.shape[3:]),
+                lambda b, y, x, c: (b, y, x, _ZERO, _ZERO),
+                memory_space=pltpu.MemorySpace.SMEM,
+            ),
+            _WHOLE,
+            _WHOLE,
+        ],
+        out_specs=pl.BlockSpec((1, rows, columns, channels), lambda b, y, x, c: (b, y, x, c)),
+        scratch_shapes=[
+            pltpu.VMEM((*BLOCK, TILE[0] * TILE[1], channels), jnp.float32),
+            pltpu.VMEM((_bins(spec), channels), jnp.float32),
+            pltpu.VMEM((2, *table.shape[2:]), jnp.float32),
+            pltpu.VMEM((2, *spec.output_size, channels), spec.dtype),
+            pltpu.SemaphoreType.DMA((2,)),
+            pltpu.SemaphoreType.DMA((2,)),
+        ],
+        compiler_params=_params("parallel", "parallel", "parallel", "parallel"),
+        interpret=interpret,
+        name=f"roi_align_d_features_{level}",
+    )(windows, lists, table, d_out)
+
+
+def _params(*semantics: str):
+    return pltpu.CompilerParams(dimension_semantics=semantics)
+
+
+_WHOLE = pl.BlockSpec(memory_space=pl.ANY)  # left where it is, for the kernel to copy parts of
+
+
+def _roi_block(x):
+    """What belongs to one RoI, of (B, R, m, n)."""
+    return pl.BlockSpec((1, 1, *x.shape[2:]), lambda b, r, c: (b, r, _ZERO, _ZERO))
+
+
+def _pooled_block(spec: Spec):
+    """One RoI's bins and a block of channels, of (B, R, h, w, C)."""
+    shape = (1, 1, *spec.output_size, channel_block(spec.channels))
+    return pl.BlockSpec(shape, lambda b, r, c: (b, r, _ZERO, _ZERO, c))
+
+
+def _image_block(x):
+    """The scalars of one image, of (B, m, n)."""
+    shape = (1, *x.shape[1:])
+    return pl.BlockSpec(shape, lambda b, *_: (b, _ZERO, _ZERO), memory_space=pltpu.MemorySpace.SMEM)
 
 
 def _bins(spec: Spec) -> int:
     return spec.output_size[0] * pitch(spec)
+
+
+def _narrow(tables):
+    """The kernels compute in 32 bits."""
+
+    def narrow(x):
+        return x.astype(jnp.int32 if jnp.issubdtype(x.dtype, jnp.integer) else jnp.float32)
+
+    return jax.tree.map(narrow, tables)
 
 
 def _padded(features):
@@ -82,7 +222,6 @@ def _windows(grid: Grid, shapes) -> jax.Array:
         first = jnp.where(positions >= 0, positions, jnp.inf).min(-1)
         last = positions.max(-1)
         some = last >= 0
-        # One past the cell of `first` may be the cell of `last`, hence ceil.
         first, last = jnp.where(some, jnp.floor(first), 0), jnp.where(some, jnp.ceil(last), -1)
         return first.astype(jnp.int32), last.astype(jnp.int32)
 
@@ -99,151 +238,23 @@ def _table(grid: Grid, weights, spec: Spec) -> jax.Array:
     def spread(x):  # (B, R, n, h or 1, w or 1) -> (B, R, n, bins)
         x = jnp.broadcast_to(x, (*x.shape[:3], h, w))
         x = jnp.pad(x, ((0, 0),) * 4 + ((0, pitch(spec) - w),), constant_values=DROPPED)
-        return x.reshape(*x.shape[:3], -1)
+        return x.reshape(*x.shape[:3], _bins(spec))
 
     rows = grid.rows.reshape(batch, rois, h, s).swapaxes(2, 3)[..., None]
     columns = grid.columns.reshape(batch, rois, w, s).swapaxes(2, 3)[..., None, :]
     factors = grid.mean[..., None, None, None]
     if weights is not None:
-        weights = weights.astype(jnp.float32).reshape(batch, rois, h, s, w, s)
+        weights = weights.reshape(batch, rois, h, s, w, s)
         factors *= weights.transpose(0, 1, 3, 5, 2, 4).reshape(batch, rois, s * s, h, w)
     return jnp.concatenate([spread(x) for x in (rows, columns, factors)], axis=2)
-
-
-def _per_roi(*shape: int):
-    return pl.BlockSpec((1, 1, *shape), lambda b, r, c: (b, r, *(0 for _ in shape)))
-
-
-_OF_IMAGE = pltpu.MemorySpace.SMEM
-_UNTOUCHED = pl.BlockSpec(memory_space=pl.ANY)
-
-
-def _windows_spec(windows):
-    return pl.BlockSpec(
-        (1, *windows.shape[1:]), lambda b, *_: (b, 0, 0), memory_space=pltpu.MemorySpace.SMEM
-    )
-
-
-def _tile_buffers(spec: Spec):
-    return [
-        pltpu.VMEM((2, *TILE, channel_block(spec.channels)), spec.dtype),
-        pltpu.SemaphoreType.DMA((2,)),
-        pltpu.SMEM((1,), jnp.int32),
-    ]
-
-
-def _forward(spec: Spec, interpret, features, grid: Grid, weights):
-    batch, rois = grid.level.shape
-    out = jax.ShapeDtypeStruct((batch, rois, *spec.output_size, spec.channels), spec.dtype)
-    if not out.size:
-        return jnp.zeros(out.shape, out.dtype)
-    features = _padded(features)
-    windows = _windows(grid, [x.shape[1:3] for x in features])
-    table = _table(grid, weights, spec)
-    block = channel_block(spec.channels)
-    return pl.pallas_call(
-        functools.partial(tpu_kernels.forward, spec=spec),
-        out_shape=out,
-        grid=(batch, rois, spec.channels // block),
-        in_specs=[
-            _windows_spec(windows),
-            _per_roi(*table.shape[2:]),
-            *[_UNTOUCHED] * len(features),
-        ],
-        out_specs=pl.BlockSpec((1, 1, *spec.output_size, block), lambda b, r, c: (b, r, 0, 0, c)),
-        scratch_shapes=[pltpu.VMEM((_bins(spec), block), jnp.float32), *_tile_buffers(spec)],
-        compiler_params=_params("parallel", "arbitrary", "arbitrary"),
-        interpret=interpret,
-        name="roi_align",
-    )(windows, table, *features)
-
-
-def _d_weights(spec: Spec, interpret, features, d_out, grid: Grid):
-    batch, rois = grid.level.shape
-    (h, w), s = spec.output_size, spec.samples
-    if not batch * rois:
-        return jnp.zeros((batch, rois, h * s, w * s), jnp.float32)
-    features = _padded(features)
-    windows = _windows(grid, [x.shape[1:3] for x in features])
-    table = _table(grid, None, spec)
-    block = channel_block(spec.channels)
-    out = pl.pallas_call(
-        functools.partial(tpu_kernels.d_weights, spec=spec),
-        out_shape=jax.ShapeDtypeStruct((batch, rois, s * s, _bins(spec)), jnp.float32),
-        grid=(batch, rois, spec.channels // block),
-        in_specs=[
-            _windows_spec(windows),
-            _per_roi(*table.shape[2:]),
-            pl.BlockSpec((1, 1, h, w, block), lambda b, r, c: (b, r, 0, 0, c)),
-            *[_UNTOUCHED] * len(features),
-        ],
-        out_specs=_per_roi(s * s, _bins(spec)),
-        scratch_shapes=[pltpu.VMEM((_bins(spec), block), jnp.float32), *_tile_buffers(spec)],
-        compiler_params=_params("parallel", "arbitrary", "arbitrary"),
-        interpret=interpret,
-        name="roi_align_d_weights",
-    )(windows, table, d_out, *features)
-    out = out.reshape(batch, rois, s, s, h, pitch(spec))[..., :w]
-    return out.transpose(0, 1, 4, 2, 5, 3).reshape(batch, rois, h * s, w * s)
-
-
-def _d_features(spec: Spec, interpret, d_out, grid: Grid, weights):
-    table = _table(grid, weights, spec)
-    windows = _windows(grid, spec.shapes)
-    return tuple(
-        _d_features_of(level, spec, interpret, d_out, grid, windows, table)
-        for level in range(len(spec.shapes))
-    )
 
 
 def _lists(grid: Grid, level: int, spec: Spec):
     """For each block of a level how many RoIs touch it, and which: (B, blocks_y, blocks_x, 1, 1 + R) int32."""
     ranges = []
-    for positions, cells, n, per_block in zip(
-        (grid.rows, grid.columns), spec.shapes[level], BLOCK, TILE, strict=True
-    ):
-        size = n * per_block
+    axes = zip((grid.rows, grid.columns), spec.shapes[level], _BLOCK_CELLS, strict=True)
+    for positions, cells, size in axes:
         positions = tiles.on_level(positions, grid.level, level, DROPPED)
         ranges.append(tiles.bin_ranges(positions, spec.samples, size, pl.cdiv(cells, size)))
     ids, counts = tiles.rois_of_blocks(*ranges, 1)
     return jnp.concatenate([counts[..., None], ids], axis=-1)[..., None, :]
-
-
-def _d_features_of(level: int, spec: Spec, interpret, d_out, grid: Grid, windows, table):
-    batch, rois = grid.level.shape
-    out = jax.ShapeDtypeStruct((batch, *spec.shapes[level], spec.channels), spec.dtype)
-    if not batch * rois:
-        return jnp.zeros(out.shape, out.dtype)
-    lists = _lists(grid, level, spec)
-    block = channel_block(spec.channels)
-    rows, columns = (n * cells for n, cells in zip(BLOCK, TILE, strict=True))
-    return pl.pallas_call(
-        functools.partial(tpu_kernels.d_features, spec=spec),
-        out_shape=out,
-        grid=(*lists.shape[:3], spec.channels // block),
-        in_specs=[
-            _windows_spec(windows),
-            pl.BlockSpec(
-                (1, 1, 1, *lists.shape[3:]),
-                lambda b, y, x, c: (b, y, x, 0, 0),
-                memory_space=pltpu.MemorySpace.SMEM,
-            ),
-            _UNTOUCHED,
-            _UNTOUCHED,
-        ],
-        out_specs=pl.BlockSpec((1, rows, columns, block), lambda b, y, x, c: (b, y, x, c)),
-        scratch_shapes=[
-            pltpu.VMEM((*BLOCK, TILE[0] * TILE[1], block), jnp.float32),
-            pltpu.VMEM((_bins(spec), block), jnp.float32),
-            pltpu.VMEM((2, *table.shape[2:]), jnp.float32),
-            pltpu.VMEM((2, *spec.output_size, block), spec.dtype),
-            pltpu.SemaphoreType.DMA((2, 2)),
-        ],
-        compiler_params=_params("parallel", "parallel", "parallel", "parallel"),
-        interpret=interpret,
-        name=f"roi_align_d_features_{level}",
-    )(windows, lists, table, d_out)
-
-
-def _params(*semantics: str):
-    return pltpu.CompilerParams(dimension_semantics=semantics)

@@ -2,7 +2,10 @@
 
 A TPU cannot gather single cells from HBM, but it copies rectangles and multiplies matrices. A RoI's bins are
 A @ F for the cells F (cells, C) of each tile of its window and A (bins, cells), which is made on the fly from the
-position tables. Both gradients use the same A, or its parts: A^T @ d_out, and the sums of F @ d_out^T.
+position tables. Both gradients use the same A, or its parts: A^T @ d_out, and sums of F @ d_out^T.
+
+Cells outside a RoI's window never reach it, but inside products with zero are not skipped: a cell that is not finite
+reaches every bin of the RoI, and such a cotangent every cell of the tiles that its RoI touches.
 
 A matrix is kept as A^T, with the bins in lanes, so that a position table is a handful of rows of lanes. The bins of
 a RoI are numbered i * pitch + j, with the pitch a multiple of eight: only then is (h, pitch, C) -> (bins, C) free.
@@ -125,15 +128,21 @@ def _interpolation(table, first, spec: Spec) -> jax.Array:
     return total.reshape(TILE[0] * TILE[1], -1)
 
 
-def _dot(a, b) -> jax.Array:
-    """a (n, k) float32 times b (k, m) float32 or bfloat16, in the accuracy of float32."""
+def _dot(a, b, contract=((1,), (0,))) -> jax.Array:
+    """Two matrices of one dtype in the accuracy of float32: exact products, float32 sums."""
+    exact = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+    return jax.lax.dot_general(
+        a, b, (contract, ((), ())), precision=exact, preferred_element_type=jnp.float32
+    )
+
+
+def _interpolate(a, b) -> jax.Array:
+    """a (n, k) float32 times b (k, m) float32 or bfloat16: `a` stays more exact than bfloat16, as a sum of two."""
     if b.dtype == jnp.float32:
-        return jnp.dot(
-            a, b, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
-        )
+        return _dot(a, b)
     high = a.astype(b.dtype)
     low = (a - high.astype(jnp.float32)).astype(b.dtype)
-    return sum(jnp.dot(part, b, preferred_element_type=jnp.float32) for part in (high, low))
+    return _dot(high, b) + _dot(low, b)
 
 
 def _pack(d_out, packed, spec: Spec) -> jax.Array:
@@ -154,7 +163,7 @@ def _each_tile(features: Sequence, windows, buffers, body: Callable, *, spec: Sp
     rois, blocks = pl.num_programs(1), pl.num_programs(2)
     window = Window.of(windows, r)
     rows, columns = window.tiles()
-    count = rows * columns
+    count, zero = rows * columns, jnp.int32(0)
 
     def copy(feature, row, column, channel, at):
         column = pl.multiple_of(column, ALIGN)
@@ -172,20 +181,20 @@ def _each_tile(features: Sequence, windows, buffers, body: Callable, *, spec: Sp
 
     @pl.when((r == 0) & (c == 0))
     def _():
-        slot[0] = 0
-        start(r, c, 0, 0)
+        slot[0] = zero
+        start(r, c, zero, zero)
 
     def step(index, at):
         last = index + 1 == count
         wrap = last & (c + 1 == blocks)
         next_roi = jnp.where(wrap, r + 1, r)
-        next_channel = jnp.where(last, jnp.where(wrap, 0, c + 1), c)
+        next_channel = jnp.where(last, jnp.where(wrap, zero, c + 1), c)
 
         @pl.when(next_roi < rois)
         def _():
-            start(next_roi, next_channel, jnp.where(last, 0, index + 1), 1 - at)
+            start(next_roi, next_channel, jnp.where(last, zero, index + 1), 1 - at)
 
-        copy(features[0], 0, 0, 0, at).wait()  # any copy of this size
+        copy(features[0], zero, zero, zero, at).wait()  # any copy of this size
 
         @pl.when(~window.empty)
         def _():
@@ -195,7 +204,7 @@ def _each_tile(features: Sequence, windows, buffers, body: Callable, *, spec: Sp
 
         return 1 - at
 
-    slot[0] = jax.lax.fori_loop(0, count, step, slot[0])
+    slot[0] = jax.lax.fori_loop(zero, count, step, slot[0])
 
 
 def forward(windows, table, *refs, spec: Spec) -> None:
@@ -204,7 +213,7 @@ def forward(windows, table, *refs, spec: Spec) -> None:
     total[...] = jnp.zeros_like(total)
 
     def add(cells, first):
-        total[...] += _dot(_interpolation(table[0, 0], first, spec).T, cells)
+        total[...] += _interpolate(_interpolation(table[0, 0], first, spec).T, cells)
 
     _each_tile(features, windows, (tile, semaphores, slot), add, spec=spec)
     h, w = spec.output_size
@@ -223,16 +232,9 @@ def d_weights(windows, table, d_out, *refs, spec: Spec) -> None:
 
     packed[...] = jnp.zeros_like(packed)
     d = _pack(d_out.at[0, 0], packed, spec)
-    precision = jax.lax.Precision.HIGHEST if spec.dtype == jnp.float32 else None
 
     def add(cells, first):
-        products = jax.lax.dot_general(  # of each cell with each bin's cotangent
-            cells,
-            d,
-            (((1,), (1,)), ((), ())),
-            precision=precision,
-            preferred_element_type=jnp.float32,
-        ).reshape(*TILE, -1)
+        products = _dot(cells, d, ((1,), (1,))).reshape(*TILE, -1)  # of each cell with each bin
         rows = _hats(table[0, 0, :s], first[0], TILE[0])
         columns = _hats(table[0, 0, s : 2 * s], first[1], TILE[1])
         mean = table[0, 0, 2 * s : 2 * s + 1]
@@ -254,15 +256,15 @@ def d_features(windows, listed, table, d_out, out, total, packed, *buffers, spec
     origin = [
         n * tiles * cells for n, tiles, cells in zip((block_y, block_x), BLOCK, TILE, strict=True)
     ]
-    count = listed[0, 0, 0, 0, 0]
-    tables, cotangents, semaphores = buffers
+    count, zero = listed[0, 0, 0, 0, 0], jnp.int32(0)
+    tables, cotangents, of_table, of_cotangent = buffers
 
     def copies(n, at):
         r = listed[0, 0, 0, 0, n + 1]
         return (
-            pltpu.make_async_copy(table.at[b, r], tables.at[at], semaphores.at[0, at]),
+            pltpu.make_async_copy(table.at[b, r], tables.at[at], of_table.at[at]),
             pltpu.make_async_copy(
-                d_out.at[b, r, :, :, _channels(spec, c)], cotangents.at[at], semaphores.at[1, at]
+                d_out.at[b, r, :, :, _channels(spec, c)], cotangents.at[at], of_cotangent.at[at]
             ),
         )
 
@@ -292,7 +294,7 @@ def d_features(windows, listed, table, d_out, out, total, packed, *buffers, spec
         def add_row(y, _):
             def add_tile(x, _):
                 first = origin[0] + y * TILE[0], origin[1] + x * TILE[1]
-                total[y, x] += _dot(_interpolation(tables[at], first, spec), d)
+                total[y, x] += _interpolate(_interpolation(tables[at], first, spec), d)
 
             jax.lax.fori_loop(*columns, add_tile, None)
 
@@ -301,8 +303,8 @@ def d_features(windows, listed, table, d_out, out, total, packed, *buffers, spec
 
     total[...] = jnp.zeros_like(total)
     packed[...] = jnp.zeros_like(packed)
-    pl.when(count > 0)(lambda: start(0, 0))
-    jax.lax.fori_loop(0, count, add_roi, 0)
+    pl.when(count > 0)(lambda: start(zero, zero))
+    jax.lax.fori_loop(zero, count, add_roi, zero)
     for y in range(out.shape[1] // TILE[0]):
         for x in range(out.shape[2] // TILE[1]):
             cells = total[y, x].reshape(*TILE, -1).astype(out.dtype)
