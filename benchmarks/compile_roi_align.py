@@ -54,15 +54,21 @@ for _name, _allowed in (
     )
 flags.register_validator(
     "json",
-    lambda v: v is None or os.path.isdir(os.path.dirname(os.path.abspath(v))),
-    message="its folder must exist",
+    lambda v: v is None or os.access(os.path.dirname(os.path.abspath(v)), os.W_OK),
+    message="its folder must exist and be writable",
 )
 
 
-def main(_: list[str]) -> int:
+def main(argv: list[str]) -> int:
+    if argv[1:]:
+        raise app.UsageError(f"Not understood: {' '.join(argv[1:])}")
     if _JOURNAL.value:
         work(Journal(_JOURNAL.value))
         return 0
+    for platform in _PLATFORMS.value:
+        if not set(_CHOSEN.value) & set(IMPLEMENTATIONS[platform]):
+            allowed = ", ".join(IMPLEMENTATIONS[platform])
+            raise app.UsageError(f"--implementations: those for {platform} are {allowed}.")
     result = {
         "benchmark": "compile_roi_align",
         "kind": "compiled for devices that were not there; nothing was run",
@@ -91,9 +97,12 @@ def _compile_platform(platform: str, folder: pathlib.Path) -> list[dict]:
     variables = os.environ | targets.environment(platform, str(dump))
     journal = supervise(command, path, stall_seconds=_STALL.value, env=variables)
     columns = ("target", "implementation", "spec", "direction")
-    return [
+    rows = [
         dict(zip(columns, key.split("/"), strict=True)) | row for key, row in journal.rows.items()
     ]
+    if journal.unfinished:
+        rows.append(dict.fromkeys(columns, platform) | {"error": journal.unfinished})
+    return rows
 
 
 def failures(result: dict) -> list[dict]:

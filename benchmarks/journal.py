@@ -24,6 +24,7 @@ class Journal:
         self.rows: dict[str, dict] = {}
         self.current: str | None = None  # begun and not ended
         self.finished = False
+        self.unfinished: str | None = None  # why the supervisor gave up
         if self._path.exists():
             for line in self._path.read_text().splitlines():
                 with contextlib.suppress(json.JSONDecodeError):  # empty, or cut off by a crash
@@ -58,10 +59,8 @@ def supervise(
 ) -> Journal:
     """Runs `command`, whose journal is `path`, until it has finished; a step that breaks gets the row {"error": why}.
 
-    A worker that writes nothing for `stall_seconds` is killed. `options` are Popen's.
-
-    Raises:
-      RuntimeError: a worker that ended without having done or begun anything.
+    A worker that writes nothing for `stall_seconds` is killed. One that ends without having done or begun anything is
+    the last: `unfinished` then says how it ended. `options` are Popen's.
     """
     while True:
         known = len(Journal(path).rows)
@@ -72,7 +71,8 @@ def supervise(
         if journal.current is not None:
             journal.end(journal.current, {"error": end})
         elif len(journal.rows) == known:
-            raise RuntimeError(f"The worker did nothing: {end}.")
+            journal.unfinished = end
+            return journal
 
 
 def _run(command, path: pathlib.Path, stall_seconds: float, options: dict) -> str:

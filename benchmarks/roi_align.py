@@ -6,7 +6,7 @@ Per named shape of `pallas_kernels/roi_align/arg_specs.py` and implementation: f
 and both, as the median of `--repeats` timings, which take turns over the implementations so that a change of load meets
 all of them. The gradients are those of the features and, for Shape-aware RoIAlign, of the probabilities.
 
-A floor is the bytes that must move over the bandwidth of a copy, timed in the same turns on the same device:
+A floor is the bytes that must move over the bandwidth of the fastest copy, timed in the same turns on the device:
 
     forward   read the whole pyramid once, write the result ("touched": read only the cells that a sample needs)
     backward  read the cotangent once, write the pyramid's gradient; for the gradient of the probabilities read the
@@ -54,12 +54,14 @@ flags.register_validator(
 )
 flags.register_validator(
     "json",
-    lambda v: v is None or os.path.isdir(os.path.dirname(os.path.abspath(v))),
-    message="its folder must exist",
+    lambda v: v is None or os.access(os.path.dirname(os.path.abspath(v)), os.W_OK),
+    message="its folder must exist and be writable",
 )
 
 
-def main(_: list[str]) -> int:
+def main(argv: list[str]) -> int:
+    if argv[1:]:
+        raise app.UsageError(f"Not understood: {' '.join(argv[1:])}")
     if _JOURNAL.value:
         work(Journal(_JOURNAL.value))
         return 0
@@ -67,7 +69,9 @@ def main(_: list[str]) -> int:
         path = os.path.join(folder, "journal")
         command = [sys.executable, "-m", "benchmarks.roi_align", *sys.argv[1:]]
         journal = supervise([*command, f"--journal={path}"], path, stall_seconds=_STALL.value)
-    result = to_result(journal.rows)
+    if "context" not in journal.rows:
+        sys.exit(f"Nothing was measured: {journal.unfinished}.")
+    result = to_result(journal)
     roi_align_table.show(result)
     if _JSON.value:
         with open(_JSON.value, "w") as file:
@@ -107,11 +111,12 @@ def _context(device: jax.Device) -> dict[str, object]:
     }
 
 
-def to_result(rows: dict[str, dict]) -> dict[str, object]:
+def to_result(journal: Journal) -> dict[str, object]:
     """The journal's rows as they are shown and written: context, specs, and a row for each implementation."""
-    rows = dict(rows)
+    rows = dict(journal.rows)
     result = {"benchmark": "roi_align", **rows.pop("context"), "load_after": context.load()}
     specs = {key: row for key, row in rows.items() if key.startswith("spec ")}
+    result["unfinished"] = journal.unfinished
     result["specs"] = {key.removeprefix("spec "): row for key, row in specs.items()}
     result["rows"] = [
         dict(zip(("spec", "implementation"), key.split(), strict=True)) | row
@@ -121,10 +126,11 @@ def to_result(rows: dict[str, dict]) -> dict[str, object]:
     return result
 
 
-def failures(result: dict) -> list[dict]:
-    """What is wrong or broke; baselines do not count, nor does what does not apply here."""
+def failures(result: dict) -> bool:
+    """Whether something is wrong or broke; baselines do not count, nor does what does not apply here."""
     rows = [row for row in result["rows"] if row["implementation"] not in BASELINES]
-    return [row for row in (*result["specs"].values(), *rows) if "error" in row]
+    broken = [row for row in (*result["specs"].values(), *rows) if "error" in row]
+    return bool(broken or result["unfinished"])
 
 
 if __name__ == "__main__":

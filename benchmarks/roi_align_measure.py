@@ -236,7 +236,7 @@ def _touched_cells(arg_spec: ArgSpec, args: Args) -> int:
 def _floors(arg_spec: ArgSpec, args: Args, copy_seconds: list[float]) -> dict[str, object]:
     """What the spec is, and the seconds that its bytes take at the bandwidth of a copy."""
     count = _bytes(arg_spec, args)
-    bandwidth = 2 * count["pyramid"] / statistics.median(copy_seconds)  # read and written
+    bandwidth = 2 * count["pyramid"] / min(copy_seconds)  # read and written
     once = {
         "forward": count["pyramid"] + count["out"] + count["probabilities"],
         "forward_touched": count["touched"] + count["out"] + count["probabilities"],

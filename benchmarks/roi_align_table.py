@@ -25,18 +25,21 @@ def show(result: dict) -> None:
     out = console.Console(highlight=False)
     out = console.Console(highlight=False, width=max(out.width, 150), soft_wrap=True)
     out.print(_header(result))
-    for name, spec in result["specs"].items():
+    for name in dict.fromkeys([*result["specs"], *(row["spec"] for row in result["rows"])]):
+        spec = result["specs"].get(name, {"error": "the floors were not measured"})
         rows = [row for row in result["rows"] if row["spec"] == name]
         out.print()
         if "error" in spec:
             out.print(f"{name}: {spec['error']}", markup=False)
-            continue
-        out.print(_describe(name, spec), markup=False)
-        out.print(_table(spec, [row for row in rows if "seconds" in row]))
+        else:
+            out.print(_describe(name, spec), markup=False)
+            out.print(_table(spec, [row for row in rows if "seconds" in row]))
         for row in rows:
             for word in ("error", "skipped", "note"):
                 if word in row:
                     out.print(f"{row['implementation']}: {word}: {row[word]}", markup=False)
+    if result["unfinished"]:
+        out.print(f"\nNot everything was measured: {result['unfinished']}.", markup=False)
 
 
 def _header(result: dict) -> str:
@@ -46,7 +49,7 @@ def _header(result: dict) -> str:
             f"{result['device']} ({result['platform']}), {result['cpu']} with {result['cores']} cores, "
             f"{result['date']}, commit {result['commit']}",
             ", ".join(f"{name} {result[name]}" for name in versions if result[name]),
-            f"{result['platform_version']}".strip(),
+            ", ".join(result["platform_version"].split("\n")),
             f"median of {result['repeats']} timings in ms; "
             f"load of the machine {result['load_before']} before, {result['load_after']} after",
         ]
