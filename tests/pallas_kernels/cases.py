@@ -31,11 +31,10 @@ class Case:
 
     def astype(self, dtype) -> Case:
         """With features, probabilities and cotangent in `dtype`; their values stay those of bfloat16."""
-        convert = functools.partial(jnp.asarray, dtype=dtype)
         return self.replace(
-            features=jax.tree.map(convert, self.features),
-            probabilities=convert(self.probabilities),
-            cotangent=convert(self.cotangent),
+            features=tuple(f.astype(dtype) for f in self.features),
+            probabilities=self.probabilities.astype(dtype),
+            cotangent=self.cotangent.astype(dtype),
         )
 
 
@@ -53,7 +52,7 @@ class Results(NamedTuple):
 
 def _round(x):
     """Numbers that bfloat16 holds exactly."""
-    return np.asarray(jnp.asarray(x, jnp.bfloat16).astype(jnp.float32))
+    return x.astype(jnp.bfloat16).astype(np.float32)
 
 
 def _case(seed, shapes, boxes, levels, *, channels, maps, image_size, **options) -> Case:
