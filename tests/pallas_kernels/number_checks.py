@@ -93,6 +93,7 @@ class NumberChecks:
         np.testing.assert_allclose(pool(left), plain * [[1, 0], [1, 0]], atol=1e-5)
         np.testing.assert_allclose(pool(upper), plain * [[1, 1], [0, 0]], atol=1e-5)
         np.testing.assert_allclose(pool(np.full((28, 28), 0.37)), 0.37 * plain, rtol=1e-6)
+        assert not pool(np.zeros((28, 28))).any()
 
     def test_probabilities_of_one_change_no_bit(self):
         """7x7 bins of 2x2 samples and 28x28 probabilities, as in MR R-CNN."""

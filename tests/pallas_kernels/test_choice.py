@@ -2,11 +2,13 @@
 
 import types
 
+import jax
 import numpy as np
 import pytest
 
 from pallas_kernels.roi_align import api, choice, xla
 from pallas_kernels.roi_align.grid import Spec
+from tests.pallas_kernels import cases
 
 
 def _spec(channels=256, dtype=np.float32, output_size=(7, 7)) -> Spec:
@@ -114,3 +116,17 @@ def test_unknown_names_are_refused_and_objects_taken_as_they_are():
     with pytest.raises(ValueError, match="allowed are xla, mosaic_gpu, triton, tpu, or None"):
         choice.choose("cuda", _spec())
     assert api._implementation(xla.IMPLEMENTATION, _spec()) is xla.IMPLEMENTATION
+
+
+def test_a_call_that_no_kernel_covers_runs(pretend):
+    pretend(*_HOPPER)
+    case = cases.tiny(5)
+    out = jax.jit(lambda: cases.aware(case, None))()
+    np.testing.assert_allclose(out, cases.by_loop(case)[1], atol=1e-5)
+
+
+def test_the_default_device_decides():
+    device = jax.devices("cpu")[0]
+    for chosen in (device, "cpu"):
+        with jax.default_device(chosen):
+            assert choice._device() is device

@@ -53,3 +53,10 @@ def test_float64_boxes_are_narrowed():
 def test_small_forms_of_the_production_shapes(name):
     """As test_gpu does with the real ones."""
     check_arg_spec(arg_specs.TINY[name], _INTERPRETED, 2**-8 if "bf16" in name else 2e-5)
+
+
+@pytest.mark.slow
+class TestFloat16(OracleChecks):
+    implementation = _INTERPRETED
+    case = cases.tiny(32).astype(np.float16)
+    tolerance = 2**-10
