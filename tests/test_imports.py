@@ -20,7 +20,13 @@ GROUND = {
 }
 PARTS = {*GROUND, "pallas_kernels", "jaxseg.losses", "jaxseg.ops"}
 BELOW_TRAINING = {*PARTS, "jaxseg.modeling", "jaxseg.methods", "jaxseg.data", "jaxseg.evaluation"}
-EVERYTHING = {*BELOW_TRAINING, "jaxseg.training", "jaxseg.predictor", "jaxseg"}
+EVERYTHING = {
+    *BELOW_TRAINING,
+    "jaxseg.training",
+    "jaxseg.weights",
+    "jaxseg.predictor",
+    "jaxseg",
+}
 ALLOWED = {
     "pallas_kernels": set(),
     **{name: GROUND for name in GROUND},
@@ -30,7 +36,9 @@ ALLOWED = {
     "jaxseg.methods": {*PARTS, "jaxseg.modeling"},
     "jaxseg.data": GROUND,
     "jaxseg.evaluation": {*GROUND, "jaxseg.data"},
-    "jaxseg.training": BELOW_TRAINING,
+    # Weights of other frameworks become a run; a run may start from them (an import within a function).
+    "jaxseg.weights": {*BELOW_TRAINING, "jaxseg.training"},
+    "jaxseg.training": {*BELOW_TRAINING, "jaxseg.weights"},
     "jaxseg.predictor": {*BELOW_TRAINING, "jaxseg.training"},
     "jaxseg": EVERYTHING,  # its lazy attributes
     "configs": set(),

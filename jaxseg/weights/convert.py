@@ -1,0 +1,351 @@
+"""From the arrays of a file to our variables and back, by the tables of `names`. Nothing is left out without a word."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from jaxseg import methods
+from jaxseg.structures import Batch
+from jaxseg.training import freeze
+from jaxseg.training import state as states
+from jaxseg.weights import classes as classes_lib
+from jaxseg.weights import names, transforms
+from jaxseg.weights.classes import Choice, Classes
+from jaxseg.weights.names import Entry, Layout
+from jaxseg.weights.recognise import strip_module
+from jaxseg.weights.report import Report
+
+SHOWN = 10  # faults that an error lists
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """Variables out of a file.
+
+    Attributes:
+      params, batch_stats: complete trees of NumPy arrays, as the model of `config` wants them.
+      report: what became of every array.
+      config: the config, with `model.num_classes` filled in where it was 0.
+      classes: which of the file's classes; None where the class layers keep initial values.
+      rest: what the model has no place for but a file of this layout has: by their names, background's rows of boxes
+        and masks (in arrays whose other rows are 0) and counters. `to_torchvision` puts them back.
+    """
+
+    params: Any
+    batch_stats: Any
+    report: Report
+    config: ConfigDict
+    classes: Classes | None
+    rest: Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Filled:
+    """The arrays of a file in our form, by our paths; what has no value yet is in `report.initial`."""
+
+    values: Mapping[str, np.ndarray]
+    report: Report
+    config: ConfigDict
+    classes: Classes | None
+    rest: Mapping[str, np.ndarray]
+
+    def complete(self, initial: Mapping[str, Any]) -> Imported:
+        """With `initial` values, by our paths, for the others."""
+        tree = _nested({path: self.values.get(path, initial.get(path)) for path in self._paths()})
+        return Imported(
+            tree["params"],
+            tree.get("batch_stats", {}),
+            self.report,
+            self.config,
+            self.classes,
+            self.rest,
+        )
+
+    def _paths(self) -> list[str]:
+        return [*self.values, *self.report.initial]
+
+
+def import_layout(
+    source: Arrays,
+    layout: Layout,
+    config: ConfigDict,
+    *,
+    classes: Choice = "all",
+    channels: str = "auto",
+    ignore: Sequence[str] = (),
+    initial: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> Imported:
+    """Variables out of a file's arrays; see `fill`.
+
+    Args:
+      initial: values by our paths for what the file does not have; default: those that training would start from
+        (a compilation of some seconds, only where they are needed).
+    """
+    filled = fill(
+        source,
+        layout,
+        config,
+        classes=classes,
+        channels=channels,
+        ignore=ignore,
+        notes=notes,
+    )
+    if initial is None:
+        initial = _initial_values(filled.config, tuple(filled.report.initial))
+    return filled.complete(initial)
+
+
+def fill(
+    source: Arrays,
+    layout: Layout,
+    config: ConfigDict,
+    *,
+    classes: Choice = "all",
+    channels: str = "auto",
+    ignore: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> Filled:
+    """Puts a file's arrays where they belong.
+
+    Args:
+      source: arrays by their names.
+      layout: what the file is.
+      config: the whole config; with `model.num_classes` 0, the number of the chosen classes is put there.
+      classes: see `classes.choose`.
+      channels: order of the stem's input channels in the file: rgb, bgr, or auto, what is usual for the layout.
+      ignore: patterns (regular expressions for whole names) of arrays that are not wanted.
+      notes: for the report.
+
+    Raises:
+      ValueError: arrays are missing, superfluous, or of another shape (one error lists up to ten of them), or the
+        classes do not fit.
+    """
+    if channels not in ("auto", "rgb", "bgr"):
+        raise ValueError(f"channels={channels!r}: allowed are auto, rgb and bgr.")
+    channels = layout.channels if channels == "auto" else channels
+    modern = {name: layout.modern(strip_module(name)) for name in source}
+    found = {today: name for name, today in modern.items()}
+    faults = [f"{n} is there in two spellings" for n in source if found[modern[n]] != n]
+    chosen = _choose(source, found, layout, config, classes)
+    config = _with_classes(config, chosen)
+    like = shapes(config)
+    entries = names.entries(layout, tuple(like), config, channels=channels, classes=chosen)
+    folded = not any(name.endswith(".running_mean") for name in found)
+    values, used, constant, initial, rest = {}, {}, {}, {}, {}
+    for path, shape in like.items():
+        entry = entries[path]
+        if entry is None:
+            initial[path] = _why_initial(path, layout, classes)
+        elif entry.name in found:
+            name = found[entry.name]
+            array, used[name] = source[name], path
+            wanted = entry.transform.shape(shape)
+            if array.shape != wanted:
+                faults.append(f"{name} is {array.shape} in the file; {path} needs {wanted}")
+                continue
+            values[path] = np.ascontiguousarray(entry.transform.take(array), np.float32)
+            if entry.kind in names.CLASS_KINDS:
+                rest |= _unused_rows(entry, array)
+        elif folded and entry.kind == "norm" and entry.leaf in ("mean", "var"):
+            values[path], constant[path] = _folded(entry.leaf, shape, config)
+        else:
+            faults.append(
+                f"{entry.name} is missing; {path} needs it, of shape {entry.transform.shape(shape)}"
+            )
+    ignored, superfluous = _leftovers(found, used, layout, ignore, chosen)
+    faults += [f"{name} {source[name].shape} has no place in this model" for name in superfluous]
+    if faults:
+        raise ValueError(_complain(layout, faults))
+    if channels == "bgr" and any(entry and entry.kind == "stem" for entry in entries.values()):
+        notes = [*notes, "The input channels of the first convolution were turned from BGR to RGB."]
+    rest |= {found[n]: source[found[n]] for n in found if n.endswith(".num_batches_tracked")}
+    report = Report(layout.name, used, ignored, constant, initial, tuple(notes))
+    return Filled(values, report, config, chosen, rest)
+
+
+def export_layout(
+    params: Any,
+    batch_stats: Any,
+    layout: Layout,
+    config: ConfigDict,
+    *,
+    channels: str = "auto",
+    rest: Arrays | None = None,
+) -> dict[str, np.ndarray]:
+    """The inverse of `fill` with all classes: our variables under their names.
+
+    Args:
+      rest: of an `Imported`; without it, rows of background that nothing reads are 0.
+
+    Raises:
+      ValueError: parameters that such files do not have, or a `rest` of another shape.
+    """
+    ours = flat({"params": params, "batch_stats": batch_stats})
+    every = classes_lib.everything(config.model.num_classes, layout.background_first)
+    channels = layout.channels if channels == "auto" else channels
+    entries = names.entries(layout, tuple(ours), config, channels=channels, classes=every)
+    homeless = [path for path, entry in entries.items() if entry is None]
+    if homeless:
+        raise ValueError(
+            f"Files of {layout.name}'s layout have no place for {_few(homeless)} of this model."
+        )
+    theirs = {
+        entry.name: np.ascontiguousarray(entry.transform.give(np.asarray(ours[path])))
+        for path, entry in entries.items()
+    }
+    for name, array in (rest or {}).items():
+        if name not in theirs:
+            theirs[name] = array
+        elif theirs[name].shape != array.shape:
+            raise ValueError(
+                f"What the file had beside our parameters is not of this model: {name} is {array.shape} there and "
+                f"{theirs[name].shape} here."
+            )
+        else:
+            ours_there = next(e.rows for e in entries.values() if e.name == name)
+            unused = np.setdiff1d(np.arange(len(array)), ours_there)
+            theirs[name][unused] = array[unused]
+    return theirs
+
+
+def flat(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their paths, `params/backbone/...`."""
+    return {freeze.path_string(p): x for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def shapes(config: ConfigDict) -> Mapping[str, tuple[int, ...]]:
+    """The shape of every variable of the model by its path; nothing is computed.
+
+    Raises:
+      ValueError: a setting of the model is not allowed.
+    """
+    return _shapes(FrozenConfigDict(config))
+
+
+@functools.lru_cache(maxsize=8)
+def _shapes(config: FrozenConfigDict) -> Mapping[str, tuple[int, ...]]:
+    model = methods.build(config)
+    size = jnp.full((1, 2), 64.0)
+    batch = Batch(jnp.zeros((1, 64, 64, 3), jnp.uint8), size, jnp.ones((1,), bool))
+    made = jax.eval_shape(lambda: model.init(jax.random.key(0), batch, method="detect"))
+    return {path: leaf.shape for path, leaf in flat(made).items()}
+
+
+def _initial_values(config: ConfigDict, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Values that training would start from, of these paths."""
+    if not wanted:
+        return {}
+    model, batch = methods.build(config), states.example_batch(config)
+
+    def values():
+        params, stats = states.init_variables(model, batch, config.seed)
+        made = flat({"params": params, "batch_stats": stats})
+        return {path: made[path] for path in wanted}
+
+    return jax.tree.map(np.asarray, jax.jit(values)())
+
+
+def _choose(source, found, layout: Layout, config: ConfigDict, choice: Choice) -> Classes | None:
+    if layout.of_backbone:
+        return None
+    row = next(r for r in layout.rows if r.kind == "classes")
+    for leaf in ("bias", "weight"):
+        name = found.get(f"{row.theirs}.{leaf}")
+        if name is not None and source[name].ndim:
+            count = source[name].shape[0] - 1
+            wanted = config.model.num_classes
+            return classes_lib.choose(choice, count, wanted, layout.background_first)
+    raise ValueError(_complain(layout, [f"{row.theirs}.weight is missing"]))
+
+
+def _with_classes(config: ConfigDict, chosen: Classes | None) -> ConfigDict:
+    if config.model.num_classes or chosen is None:
+        return config
+    config = config.copy_and_resolve_references()
+    config.model.num_classes = len(chosen.chosen)
+    return config
+
+
+def _why_initial(path: str, layout: Layout, classes: Choice) -> str:
+    if layout.of_backbone:
+        return "the file has a backbone only"
+    module = path.partition("/")[2].rpartition("/")[0]
+    if any(row.find(module) for row in layout.rows):
+        return f"classes={classes!r}"
+    return f"files of {layout.name} have no such layer"
+
+
+def _unused_rows(entry: Entry, array: np.ndarray) -> dict[str, np.ndarray]:
+    """The rows of a class layer that are not ours, in their places, the others 0; nothing if all are ours."""
+    rest = array.copy()
+    if entry.rows is None or len(entry.rows) == len(array):
+        return {}
+    rest[entry.rows] = 0
+    return {entry.name: rest}
+
+
+def _folded(leaf: str, shape, config: ConfigDict) -> tuple[np.ndarray, str]:
+    if leaf == "mean":
+        return np.zeros(shape, np.float32), "0: the file's norms are scale * x + bias"
+    variance = transforms.folded_variance(config.model.backbone.get("norm_epsilon", 1e-5))
+    return np.full(shape, variance), "1 - epsilon: the file's norms are scale * x + bias"
+
+
+def _leftovers(
+    found: Mapping[str, str],
+    used: Mapping[str, str],
+    layout: Layout,
+    ignore: Sequence[str],
+    chosen: Classes | None,
+) -> tuple[dict[str, str], list[str]]:
+    """(ignored names with the reason, names that nobody expects), of the file's arrays that are not used."""
+    ignored: dict[str, str] = {}
+    superfluous: list[str] = []
+    class_layers = {f"{r.theirs}." for r in layout.rows if r.kind in names.CLASS_KINDS}
+    for modern, name in found.items():
+        if name in used:
+            continue
+        why = layout.why_ignored(modern)
+        if why is None and any(re.fullmatch(pattern, name) for pattern in ignore):
+            why = "it is not wanted (ignore)"
+        if why is None and chosen is None and modern.startswith(tuple(class_layers)):
+            why = "a class layer, and its classes are not ours"
+        if why is None:
+            superfluous.append(name)
+        else:
+            ignored[name] = why
+    return ignored, superfluous
+
+
+def _complain(layout: Layout, faults: Sequence[str]) -> str:
+    more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+    return (
+        f"The file ({layout.name}'s layout) does not fit the model of the config:\n  "
+        + "\n  ".join(faults[:SHOWN])
+        + more
+        + "\nSee whether the config describes the file's model (depth, norms, numbers of convolutions and channels), "
+        "and whether the file is complete; arrays that are not wanted can be named by `ignore`."
+    )
+
+
+def _nested(flat_tree: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, value in flat_tree.items():
+        *groups, leaf = path.split("/")
+        functools.reduce(lambda node, name: node.setdefault(name, {}), groups, tree)[leaf] = value
+    return tree
+
+
+def _few(items: Sequence[str]) -> str:
+    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
