@@ -72,17 +72,17 @@ def _case(seed, shapes, boxes, levels, *, channels, maps, image_size, **options)
 
 @functools.cache
 def hard(channels: int) -> Case:
-    """Two levels, cut tiles, two blocks of tiles, and each kind of box; the canvas is 40 x 72 pixels."""
+    """Two levels, cut tiles, two by two blocks of tiles, and each kind of box; the canvas is 72 x 88 pixels."""
     nan, inf = np.nan, np.inf
     first = [
         [3.5, 5.25, 30.0, 27.0],
         [-9.0, -2.0, 13.0, 11.5],  # over a corner: some samples dropped, some clamped
-        [50.0, 20.0, 79.0, 47.0],  # over the other
+        [68.0, 67.0, 95.0, 79.0],  # over the opposite one, and in the last block of tiles only
         [10.0, 10.0, 10.0, 10.0],  # a point
         [20.0, 12.0, 14.0, 30.0],  # inverted
         [nan, 0.0, 9.0, nan],
         [8.0, 16.0, 64.0, 24.0],  # wide
-        [0.0, 0.0, 72.0, 40.0],
+        [0.0, 0.0, 88.0, 72.0],
     ]
     second = [
         [-500.0, -500.0, 900.0, 900.0],  # huge
@@ -96,12 +96,12 @@ def hard(channels: int) -> Case:
     ]
     return _case(
         0,
-        [(10, 18), (5, 9)],
+        [(18, 22), (9, 11)],
         [first, second],
-        np.array([[0, 0, 1, 0, 1, 0, 0, -3], [1, 0, 0, 1, 0, 0, 0, 7]]),  # out of range: clipped
+        np.array([[0, 0, 0, 0, 1, 0, 1, -3], [1, 0, 0, 1, 0, 0, 0, 7]]),  # out of range: clipped
         channels=channels,
         maps=(5, 7),
-        image_size=[[40.0, 72.0], [33.0, 62.0]],
+        image_size=[[72.0, 88.0], [33.0, 66.0]],
         strides=(4, 8),
         output_size=(3, 2),
     )
