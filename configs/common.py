@@ -108,11 +108,21 @@ def model() -> ConfigDict:
     config.pixel_mean = (123.675, 116.28, 103.53)  # RGB, 0..255
     config.pixel_std = (58.395, 57.12, 57.375)
     config.roi_align = "auto"  # the best that applies | xla | mosaic_gpu | triton | tpu
+    config.roi_sampling = ConfigDict()
+    config.roi_sampling.ratio = 2  # RoIAlign samples a bin and axis; 0: one for each cell it spans
+    config.roi_sampling.max_ratio = 4  # of ratio 0; its square is what pooling costs
+    config.roi_sampling.aligned = True  # False: without the shift by half a cell (torchvision)
+    config.roi_sampling.level_tolerance = 0.0  # share by which a side may miss a level's bound
+    # Anchors centred on padding propose and learn nothing, and RoIAlign stops at the image's edge. False: as in other
+    # libraries, padding up to the edge of the canvas is part of the image but for the clipping of boxes.
+    config.ignore_padding = True
+    config.two_sided_clamp = False  # bound how much a box delta may shrink a side too (MMDetection)
     config.backbone = ConfigDict()
     config.backbone.name = "resnet"
     config.backbone.depth = 50  # 10 | 18 | 34 | 50 | 101
     config.backbone.width = 64  # channels of the stem
-    config.backbone.norm = "frozen_bn"  # frozen_bn | batch_norm | group_norm
+    config.backbone.norm = "frozen_bn"  # frozen_bn | batch_norm | batch_norm_eval | group_norm
+    config.backbone.norm_epsilon = 1e-5  # 0 for torchvision's published detectors without "v2"
     config.backbone.stride_in_1x1 = False
     config.fpn = ConfigDict({"channels": 256, "norm": "none"})
     config.rpn = ConfigDict()
@@ -123,12 +133,17 @@ def model() -> ConfigDict:
     config.rpn.pre_nms = (2000, 1000)  # (training, test) candidates a level
     config.rpn.post_nms = (1000, 1000)  # proposals an image
     config.rpn.nms_iou = 0.7
-    config.rpn.min_size = 0.0
+    config.rpn.min_size = 0.0  # proposals with a side not longer than this are dropped, in pixels
+    config.rpn.round_anchors = False  # to whole pixels (torchvision)
+    config.rpn.fitted_stride = False  # anchors lie canvas // cells apart (torchvision)
     config.box_head = ConfigDict()
     config.box_head.name = "fc"
     config.box_head.pool = 7
     config.box_head.fcs = 2
     config.box_head.fc_dim = 1024
+    config.box_head.convs = 0  # 3x3 convolutions before the fully connected layers
+    config.box_head.channels = 256  # of those
+    config.box_head.norm = "none"  # of those: as backbone.norm, or none
     config.box_head.class_agnostic = False
     config.mask_head = ConfigDict()
     config.mask_head.name = "fcn"
@@ -136,6 +151,7 @@ def model() -> ConfigDict:
     config.mask_head.convs = 4
     config.mask_head.channels = 256
     config.mask_head.norm = "none"
+    config.mask_head.soft_targets = False  # learn the share of a cell that is covered, not 0 or 1
     config.mask_head.class_agnostic = False
     config.topology = ConfigDict({"name": "single"})
     config.criterion = criterion()
@@ -144,7 +160,9 @@ def model() -> ConfigDict:
     config.test.nms_iou = 0.5
     config.test.max_detections = 100
     config.test.candidates = 2000  # (box, class) pairs an image that enter the suppression
+    config.test.min_size = 0.0  # detections with a side not longer than this are dropped
     config.test.mask_threshold = 0.5
+    config.test.paste = "continuous"  # or torchvision: boxes are cut to whole pixels
     return config
 
 
@@ -155,17 +173,23 @@ def criterion() -> ConfigDict:
     config.rpn = ConfigDict()
     config.rpn.positive_iou = 0.7
     config.rpn.negative_iou = 0.3
+    config.rpn.low_quality = "keep"  # an object's best anchor is positive: none | keep | reassign
+    config.rpn.low_quality_iou = 0.0  # if its IoU is at least this
     config.rpn.samples = 256  # anchors an image
     config.rpn.positive_fraction = 0.5
     config.rpn.coder = (1.0, 1.0, 1.0, 1.0)
     config.rpn.smooth_l1_beta = 0.0  # 0: L1
+    config.rpn.average = "slots"  # over samples x images, or "sampled": over those that there are
     config.roi = ConfigDict()
     config.roi.positive_iou = 0.5
+    config.roi.low_quality = "none"
+    config.roi.low_quality_iou = 0.0
     config.roi.samples = 512  # proposals an image
     config.roi.positive_fraction = 0.25
     config.roi.coder = (10.0, 10.0, 5.0, 5.0)
     config.roi.smooth_l1_beta = 0.0
-    config.crowd_iof = 0.5  # a background candidate that lies this far on a crowd region is ignored
+    # A background candidate that lies this far on a crowd region is ignored; above 1: never.
+    config.crowd_iof = 0.5
     config.weights = ConfigDict(
         {"rpn_objectness": 1.0, "rpn_box": 1.0, "classification": 1.0, "box": 1.0, "mask": 1.0}
     )

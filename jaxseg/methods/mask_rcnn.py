@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxseg.modeling import box_head, criterion, fpn, layers, mask_head, norms, resnet, roi_heads
 from jaxseg.modeling import rpn as rpn_lib
-from jaxseg.ops.roi_align import roi_align
+from jaxseg.ops.roi_align import Sampling, roi_align
 from jaxseg.structures import Batch, Detections, Pyramid
 
 
@@ -47,9 +47,9 @@ class MaskRCNN(nn.Module):
         anchor_key, roi_key = jax.random.split(key)
         logits, deltas = jnp.concatenate(logits, 1), jnp.concatenate(deltas, 1)
         anchors = np.concatenate(self.rpn.anchors(pyramid))
-        inside = rpn_lib.centred_inside(anchors, batch.image_size)
+        candidates = self.rpn.candidates(anchors, batch.image_size)
         anchors = jnp.broadcast_to(anchors.astype(logits.dtype), (logits.shape[0], *anchors.shape))
-        selection = self.criterion.rpn.select(anchor_key, anchors, inside, targets)
+        selection = self.criterion.rpn.select(anchor_key, anchors, candidates, targets)
         rpn_terms = self.criterion.rpn.loss(logits, deltas, selection)
 
         terms, mask_losses = self.roi_heads.losses(
@@ -65,7 +65,7 @@ class MaskRCNN(nn.Module):
         return self.roi_heads.detect(_for_rois(pyramid), proposals)
 
     def features(self, batch: Batch, *, train: bool) -> Pyramid:
-        """P2..P6 of a batch of uint8 images."""
+        """P2..P6 of a batch of images, uint8 or float32, 0..255."""
         images = normalize(batch, self.pixel_mean, self.pixel_std).astype(self.dtype)
         levels = self.backbone(images, batch.image_size, train=train)
         return self.fpn(levels, batch.image_size, strides=self.backbone.strides, train=train)
@@ -100,12 +100,13 @@ def build(config) -> MaskRCNN:
     dtype = jnp.dtype(model.dtype)
     num_classes = model.num_classes
     losses = criterion.CRITERIA[model.criterion.name](model.criterion)
-    pool = functools.partial(roi_align, implementation=model.roi_align)
+    sampling = Sampling(**model.roi_sampling, own_cells=model.ignore_padding)
+    pool = functools.partial(roi_align, sampling=sampling, implementation=model.roi_align)
     return MaskRCNN(
         backbone=resnet.ResNet(
             depth=model.backbone.depth,
             width=model.backbone.width,
-            norm=norms.by_name(model.backbone.norm),
+            norm=norms.by_name(model.backbone.norm, model.backbone.norm_epsilon),
             stride_in_1x1=model.backbone.stride_in_1x1,
             dtype=dtype,
         ),
@@ -124,6 +125,10 @@ def build(config) -> MaskRCNN:
             post_nms=tuple(model.rpn.post_nms),
             nms_iou=model.rpn.nms_iou,
             min_size=model.rpn.min_size,
+            round_anchors=model.rpn.round_anchors,
+            fitted_stride=model.rpn.fitted_stride,
+            two_sided_clamp=model.two_sided_clamp,
+            ignore_padding=model.ignore_padding,
         ),
         roi_heads=roi_heads.SingleTopology(
             box_head=box_head.FCBoxHead(
@@ -133,6 +138,9 @@ def build(config) -> MaskRCNN:
                 pool_size=model.box_head.pool,
                 fcs=model.box_head.fcs,
                 fc_dim=model.box_head.fc_dim,
+                convs=model.box_head.convs,
+                channels=model.box_head.channels,
+                norm=norms.by_name(model.box_head.norm),
                 dtype=dtype,
             ),
             mask_head=mask_head.FCNMaskHead(
@@ -142,6 +150,7 @@ def build(config) -> MaskRCNN:
                 channels=model.mask_head.channels,
                 convs=model.mask_head.convs,
                 norm=norms.by_name(model.mask_head.norm),
+                soft_targets=model.mask_head.soft_targets,
                 dtype=dtype,
             ),
             task=losses.roi,
@@ -151,6 +160,8 @@ def build(config) -> MaskRCNN:
                 nms_iou=model.test.nms_iou,
                 max_detections=model.test.max_detections,
                 candidates=model.test.candidates,
+                min_size=model.test.min_size,
+                two_sided_clamp=model.two_sided_clamp,
             ),
         ),
         criterion=losses,

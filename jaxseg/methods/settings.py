@@ -10,7 +10,9 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxseg.modeling import criterion, norms, resnet
-from jaxseg.ops import roi_align
+from jaxseg.ops import matching, roi_align
+
+PASTES = ("continuous", "torchvision")  # see evaluation.results.paste_region
 
 Rule = tuple[Callable[[Any], bool], str]  # what holds, and in words
 
@@ -60,10 +62,17 @@ RULES: Mapping[str, Rule] = {
     "pixel_mean": _several(_number(-float("inf")), 3),
     "pixel_std": _several(_number(0.0, above=True), 3),
     "roi_align": _one_of(*roi_align.IMPLEMENTATIONS),
+    "roi_sampling.ratio": _whole(0),
+    "roi_sampling.max_ratio": _whole(1),
+    "roi_sampling.aligned": _FLAG,
+    "roi_sampling.level_tolerance": _number(0.0, 0.5),
+    "ignore_padding": _FLAG,
+    "two_sided_clamp": _FLAG,
     "backbone.name": _one_of("resnet"),
     "backbone.depth": _one_of(*resnet.DEPTHS),
     "backbone.width": _whole(1),
     "backbone.norm": _one_of(*norms.NORMS),
+    "backbone.norm_epsilon": _number(0.0),
     "backbone.stride_in_1x1": _FLAG,
     "fpn.channels": _whole(1),
     "fpn.norm": _one_of(*norms.NORMS),
@@ -75,26 +84,37 @@ RULES: Mapping[str, Rule] = {
     "rpn.post_nms": _several(_whole(1), 2),
     "rpn.nms_iou": _SHARE,
     "rpn.min_size": _number(0.0),
+    "rpn.round_anchors": _FLAG,
+    "rpn.fitted_stride": _FLAG,
     "box_head.name": _one_of("fc"),
     "box_head.pool": _whole(1),
     "box_head.fcs": _whole(0),
     "box_head.fc_dim": _whole(1),
+    "box_head.convs": _whole(0),
+    "box_head.channels": _whole(1),
+    "box_head.norm": _one_of(*norms.NORMS),
     "box_head.class_agnostic": _FLAG,
     "mask_head.name": _one_of("fcn"),
     "mask_head.pool": _whole(1),
     "mask_head.convs": _whole(0),
     "mask_head.channels": _whole(1),
     "mask_head.norm": _one_of(*norms.NORMS),
+    "mask_head.soft_targets": _FLAG,
     "mask_head.class_agnostic": _FLAG,
     "topology.name": _one_of("single"),
     "criterion.name": _one_of(*criterion.CRITERIA),
     "criterion.rpn.positive_iou": _SHARE,
     "criterion.rpn.negative_iou": _SHARE,
+    "criterion.rpn.low_quality": _one_of(*matching.LOW_QUALITY),
+    "criterion.rpn.low_quality_iou": _SHARE,
     "criterion.rpn.samples": _whole(1),
     "criterion.rpn.positive_fraction": _SHARE,
     "criterion.rpn.coder": _CODER,
     "criterion.rpn.smooth_l1_beta": _number(0.0),
+    "criterion.rpn.average": _one_of("slots", "sampled"),
     "criterion.roi.positive_iou": _SHARE,
+    "criterion.roi.low_quality": _one_of(*matching.LOW_QUALITY),
+    "criterion.roi.low_quality_iou": _SHARE,
     "criterion.roi.samples": _whole(1),
     "criterion.roi.positive_fraction": _SHARE,
     "criterion.roi.coder": _CODER,
@@ -104,7 +124,9 @@ RULES: Mapping[str, Rule] = {
     "test.nms_iou": _SHARE,
     "test.max_detections": _whole(1),
     "test.candidates": _whole(1),
+    "test.min_size": _number(0.0),
     "test.mask_threshold": _SHARE,
+    "test.paste": _one_of(*PASTES),
 }
 
 

@@ -1,4 +1,7 @@
-"""The box head of Mask R-CNN: two fully connected layers on 7x7 RoI features, then classes and box deltas."""
+"""The box head of Mask R-CNN: fully connected layers on 7x7 RoI features, then classes and box deltas.
+
+With `convs=4, fcs=1` and a norm it is the "4conv1fc" head of Wu & He 2018 and of torchvision's v2 models.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxseg import precision
-from jaxseg.modeling import layers
+from jaxseg.modeling import layers, norms
 from jaxseg.structures import Pyramid, RoIs
 
 
 class FCBoxHead(nn.Module):
-    """Attributes: `num_logits` is the criterion's; `num_boxes` is K, or 1 if class-agnostic; `pool` is RoIAlign."""
+    """`convs` 3x3 convolutions with `norm`, then `fcs` fully connected layers, each followed by ReLU.
+
+    Attributes: `num_logits` is the criterion's; `num_boxes` is K, or 1 if class-agnostic; `pool` is RoIAlign.
+    """
 
     num_logits: int
     num_boxes: int
@@ -22,6 +28,9 @@ class FCBoxHead(nn.Module):
     pool_size: int = 7
     fcs: int = 2
     fc_dim: int = 1024
+    convs: int = 0
+    channels: int = 256
+    norm: Callable[..., nn.Module] = norms.Identity
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -29,8 +38,10 @@ class FCBoxHead(nn.Module):
         self, pyramid: Pyramid, rois: RoIs, *, train: bool
     ) -> tuple[Float[Array, "B R L"], Float[Array, "B R G 4"]]:
         """Class logits and deltas for each RoI, float32; G is `num_boxes`."""
-        del train
         x = self.pool(pyramid, rois.boxes, self.pool_size)
+        if self.convs:
+            flat = x.reshape(-1, *x.shape[2:])
+            x = self._convolve(flat, rois.stats, train).reshape(*x.shape[:-1], self.channels)
         x = x.reshape(*x.shape[:2], -1)
 
         def dense(size, init, name):
@@ -42,3 +53,11 @@ class FCBoxHead(nn.Module):
         deltas = dense(self.num_boxes * 4, layers.normal(0.001), "deltas")(x)
         deltas = deltas.reshape(*deltas.shape[:2], self.num_boxes, 4)
         return precision.at_least_float32(logits), precision.at_least_float32(deltas)
+
+    def _convolve(self, x: Array, stats: Array, train: bool) -> Array:
+        cells = layers.cells_of_rois(stats, x.shape[1:3])
+        bias = self.norm is norms.Identity
+        for index in range(self.convs):
+            conv = layers.conv(self.channels, 3, bias=bias, dtype=self.dtype, name=f"conv{index}")
+            x = nn.relu(self.norm(name=f"norm{index}")(conv(x), mask=cells, train=train))
+        return x

@@ -66,7 +66,8 @@ class SampledTask:
 
     positive_iou: float
     negative_iou: float
-    low_quality: bool
+    low_quality: str
+    low_quality_iou: float
     samples: int
     positive_fraction: float
     coder: Sequence[float]
@@ -100,6 +101,7 @@ class SampledTask:
             positive=self.positive_iou,
             negative=self.negative_iou,
             low_quality=self.low_quality,
+            low_quality_iou=self.low_quality_iou,
             valid=valid,
         )
         label = matching.ignore_crowds(
@@ -125,8 +127,15 @@ class SampledTask:
         return box_losses.smooth_l1(deltas, wanted, self.smooth_l1_beta, where=where).sum(-1)
 
 
+@dataclasses.dataclass(frozen=True)
 class SampledRPN(SampledTask):
-    """Objectness by binary cross-entropy; both losses are sums over samples / (samples an image x images)."""
+    """Objectness by binary cross-entropy; both losses are sums over samples, divided by a number of samples.
+
+    `average` says which: "slots": samples an image x images, as in Detectron2; "sampled": those that were found, as in
+    torchvision and MMDetection. They differ only where an image has fewer candidates than samples.
+    """
+
+    average: str = "slots"
 
     def num_logits(self, num_classes: int) -> int:
         return 1
@@ -141,7 +150,10 @@ class SampledRPN(SampledTask):
         counted = selection.rois.stats
         error = classification.binary_cross_entropy(logits, selection.positive, where=counted)
         images = counted.any(1).sum()
-        scale = 1.0 / (self.samples * jnp.maximum(images, 1))
+        if self.average == "slots":
+            scale = 1.0 / (self.samples * jnp.maximum(images, 1))
+        else:
+            scale = 1.0 / jnp.maximum(counted.sum(), 1)
         losses = {
             "rpn_objectness": error.sum() * scale,
             "rpn_box": self.box_loss(deltas, selection).sum() * scale,
@@ -217,17 +229,20 @@ def softmax(config) -> SoftmaxCriterion:
         SampledRPN(
             rpn.positive_iou,
             rpn.negative_iou,
-            True,
+            rpn.low_quality,
+            rpn.low_quality_iou,
             rpn.samples,
             rpn.positive_fraction,
             tuple(rpn.coder),
             rpn.smooth_l1_beta,
             **shared,
+            average=rpn.average,
         ),
         SampledSoftmax(
             roi.positive_iou,
             roi.positive_iou,
-            False,
+            roi.low_quality,
+            roi.low_quality_iou,
             roi.samples,
             roi.positive_fraction,
             tuple(roi.coder),

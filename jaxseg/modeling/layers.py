@@ -68,6 +68,11 @@ def cells_of_image(
     return rows[:, :, None] & columns[:, None, :]
 
 
+def cells_of_rois(stats: Bool[Array, "B R"], size: tuple[int, int]) -> Bool[Array, "N h w"]:
+    """Which cells of pooled features (B * R, h, w, C) enter the statistics of a norm: all of the RoIs that do."""
+    return jnp.broadcast_to(stats.reshape(-1, 1, 1), (stats.size, *size))
+
+
 def double(x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W C"]:
     """Nearest-neighbour upsampling by two."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)

@@ -15,7 +15,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxseg import precision
 from jaxseg.losses import mask as mask_losses
@@ -42,7 +42,7 @@ class MaskTargets:
         return sample(self.targets.masks, self.targets.boxes, self.matched, boxes)
 
     def masks(self, size: int, boxes: Array | None = None) -> Float[Array, "B R S S"]:
-        """0/1 targets: `soft_masks` at one half, as Detectron2 binarises bitmap masks."""
+        """0/1 targets: `soft_masks` at one half, as Detectron2 and MMDetection binarise bitmap masks."""
         return (self.soft_masks(size, boxes) >= 0.5).astype(jnp.float32)
 
 
@@ -75,6 +75,7 @@ class FCNMaskHead(nn.Module):
     Attributes:
       num_maps: K, or 1 for class-agnostic masks.
       pool: RoIAlign on a pyramid.
+      soft_targets: learns the share of each cell that the object covers, as torchvision does, instead of 0 or 1.
     """
 
     num_maps: int
@@ -83,6 +84,7 @@ class FCNMaskHead(nn.Module):
     channels: int = 256
     convs: int = 4
     norm: Callable[..., nn.Module] = norms.Identity
+    soft_targets: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -100,7 +102,7 @@ class FCNMaskHead(nn.Module):
         if context is not None:
             x = x + context
         flat = x.reshape(-1, *x.shape[2:])
-        cells = self._stats_mask(rois.stats, flat.shape[1:3])
+        cells = layers.cells_of_rois(rois.stats, flat.shape[1:3])
         for index in range(self.convs):
             bias = self.norm is norms.Identity
             flat = layers.conv(self.channels, 3, bias=bias, dtype=self.dtype, name=f"conv{index}")(
@@ -113,14 +115,11 @@ class FCNMaskHead(nn.Module):
         logits = ClassConv(self.num_maps, self.dtype, name="predictor")(up, classes)
         return MaskOutputs(logits, features)
 
-    @staticmethod
-    def _stats_mask(stats: Bool[Array, "B R"], size: tuple[int, int]) -> Bool[Array, "N h w"]:
-        return jnp.broadcast_to(stats.reshape(-1, 1, 1), (stats.size, *size))
-
     def losses(self, outputs: MaskOutputs, targets: MaskTargets) -> dict[str, Float[Array, "B R"]]:
         """Binary cross-entropy, the mean over each RoI's pixels."""
         size = outputs.logits.shape[-1]
-        return {"mask": mask_losses.binary_cross_entropy(outputs.logits, targets.masks(size))}
+        wanted = targets.soft_masks(size) if self.soft_targets else targets.masks(size)
+        return {"mask": mask_losses.binary_cross_entropy(outputs.logits, wanted)}
 
     def probabilities(self, outputs: MaskOutputs) -> Float[Array, "B R h w"]:
         return jax.nn.sigmoid(outputs.logits)

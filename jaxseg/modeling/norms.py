@@ -67,6 +67,14 @@ class BatchNorm(nn.Module):
         return x * factor.astype(x.dtype) + (bias - mean * factor).astype(x.dtype)
 
 
+class EvalBatchNorm(BatchNorm):
+    """Batch norm with constant statistics whose scale and bias learn, in training too (MMDetection's `norm_eval`)."""
+
+    def __call__(self, x: Float[Array, "*B C"], *, mask=None, train: bool = False) -> Array:
+        del train
+        return super().__call__(x, mask=mask, train=False)
+
+
 class GroupNorm(nn.Module):
     """Group norm (Wu & He 2018) per image over its valid elements; the same in training and test."""
 
@@ -117,16 +125,18 @@ class Identity(nn.Module):
 NORMS: dict[str, Callable[[], nn.Module]] = {
     "frozen_bn": FrozenBatchNorm,
     "batch_norm": BatchNorm,
+    "batch_norm_eval": EvalBatchNorm,
     "group_norm": GroupNorm,
     "none": Identity,
 }
 
 
-def by_name(name: str) -> Callable[..., nn.Module]:
-    """The norm class of a config's `norm=`. Raises ValueError naming what is allowed."""
+def by_name(name: str, epsilon: float | None = None) -> Callable[..., nn.Module]:
+    """The norm class of a config's `norm=`, with another epsilon if given. Raises ValueError naming what is allowed."""
     if name not in NORMS:
         raise ValueError(f"norm={name!r}: allowed are {', '.join(NORMS)}.")
-    return NORMS[name]
+    norm = NORMS[name]
+    return norm if epsilon is None or norm is Identity else functools.partial(norm, epsilon=epsilon)
 
 
 def _moments(x, mask, axes) -> tuple[Array, Array, Array]:

@@ -26,12 +26,14 @@ from jaxseg.structures import Detections, Pyramid, RoIs, Targets
 
 @flax.struct.dataclass
 class DetectionSettings:
-    """How scored boxes become detections; field names and defaults in configs/common, `test`."""
+    """How scored boxes become detections; see configs/common: `test`, and the model's `two_sided_clamp`."""
 
     score: float
     nms_iou: float
     max_detections: int
     candidates: int
+    min_size: float = 0.0
+    two_sided_clamp: bool = False
 
 
 class SingleTopology(nn.Module):
@@ -111,9 +113,12 @@ def select_detections(
         best, pair = jax.lax.top_k(flat, min(test.candidates, flat.size))
         roi, label = pair // num_classes, (pair % num_classes).astype(jnp.int32)
         group = jnp.minimum(label, deltas.shape[1] - 1)
-        decoded = boxes_lib.decode(deltas[roi, group], boxes[roi], coder)
+        decoded = boxes_lib.decode(
+            deltas[roi, group], boxes[roi], coder, clip_lower=test.two_sided_clamp
+        )
         decoded = boxes_lib.clip(decoded, size)
-        ok = jnp.isfinite(best) & (decoded[:, 2:] > decoded[:, :2]).all(-1)
+        sides = decoded[:, 2:] - decoded[:, :2]
+        ok = jnp.isfinite(best) & (sides > test.min_size).all(-1)
         index, kept = nms_lib.nms(
             decoded,
             best,

@@ -62,6 +62,11 @@ class RPN(nn.Module):
       pre_nms, post_nms: (training, test): candidates a level before, proposals an image after suppression.
       nms_iou: a proposal that overlaps a better one of its level by more is dropped.
       min_size: proposals with a side not longer than this are dropped, in pixels.
+      round_anchors: see ops.anchors.base.
+      fitted_stride: anchors lie canvas // cells pixels apart, as torchvision has it, instead of the level's stride.
+        The two differ on P6 where the canvas is no multiple of 64.
+      two_sided_clamp: see ops.boxes.decode, `clip_lower`.
+      ignore_padding: anchors centred on padding propose nothing, and are no candidates of the loss.
     """
 
     head: RPNHead
@@ -72,6 +77,10 @@ class RPN(nn.Module):
     post_nms: tuple[int, int] = (1000, 1000)
     nms_iou: float = 0.7
     min_size: float = 0.0
+    round_anchors: bool = False
+    fitted_stride: bool = False
+    two_sided_clamp: bool = False
+    ignore_padding: bool = True
 
     def __call__(
         self, pyramid: Pyramid
@@ -85,12 +94,30 @@ class RPN(nn.Module):
                 f"rpn.anchor_sizes has {len(self.anchor_sizes)} entries; the pyramid has "
                 f"{len(pyramid.levels)} levels (strides {pyramid.strides}): give one size a level."
             )
+        canvas = [cells * pyramid.strides[0] for cells in pyramid.levels[0].shape[1:3]]
+
+        def anchors(cells, stride, size):
+            if self.fitted_stride:
+                stride = tuple(pixels // n for pixels, n in zip(canvas, cells, strict=True))
+            return anchors_lib.level_anchors(
+                cells, stride, (size,), self.aspect_ratios, rounded=self.round_anchors
+            )
+
         return [
-            anchors_lib.level_anchors(level.shape[1:3], stride, (size,), self.aspect_ratios)
+            anchors(level.shape[1:3], stride, size)
             for level, stride, size in zip(
                 pyramid.levels, pyramid.strides, self.anchor_sizes, strict=True
             )
         ]
+
+    def candidates(
+        self, anchors: Float[np.ndarray, "A 4"], image_size: Float[Array, "B 2"]
+    ) -> Bool[Array, "B A"]:
+        """Which anchors may propose and enter the loss: those centred on the image, or all of a valid batch entry."""
+        if self.ignore_padding:
+            return centred_inside(anchors, image_size)
+        exists = (image_size > 0).all(-1)
+        return jnp.broadcast_to(exists[:, None], (image_size.shape[0], anchors.shape[0]))
 
     def propose(
         self,
@@ -102,7 +129,7 @@ class RPN(nn.Module):
     ) -> RoIs:
         """The best boxes of each image: top-k a level, decode, clip, suppress within the level, top-k of all.
 
-        Returns `post_nms` boxes an image without gradient, best first; anchors centred on padding propose nothing.
+        Returns `post_nms` boxes an image without gradient, best first.
         """
         pre, post = (n[0 if train else 1] for n in (self.pre_nms, self.post_nms))
         choose = functools.partial(self._choose, self.anchors(pyramid), pre, post)
@@ -132,12 +159,14 @@ class RPN(nn.Module):
 
     def _level_candidates(self, logits, deltas, anchors, image_size, number: int):
         """Boxes (B, number, 4), scores and validity (B, number) of a level's best anchors, padded to `number`."""
-        inside = centred_inside(anchors, image_size)
         count = min(number, logits.shape[1])
-        masked = jnp.where(inside & ~jnp.isnan(logits), logits, -jnp.inf)
+        may = self.candidates(anchors, image_size) & ~jnp.isnan(logits)
+        masked = jnp.where(may, logits, -jnp.inf)
         scores, index = jax.lax.top_k(masked, count)
         deltas = jnp.take_along_axis(deltas, index[..., None], 1)
-        boxes = boxes_lib.decode(deltas, jnp.asarray(anchors)[index], self.coder)
+        boxes = boxes_lib.decode(
+            deltas, jnp.asarray(anchors)[index], self.coder, clip_lower=self.two_sided_clamp
+        )
         boxes = boxes_lib.clip(boxes, image_size)
         sides = boxes[..., 2:] - boxes[..., :2]
         ok = jnp.isfinite(scores) & jnp.isfinite(boxes).all(-1) & (sides > self.min_size).all(-1)
@@ -152,5 +181,5 @@ class RPN(nn.Module):
 def centred_inside(
     anchors: Float[np.ndarray, "A 4"], image_size: Float[Array, "B 2"]
 ) -> Bool[Array, "B A"]:
-    """Whether an anchor's centre lies on the unpadded image; others propose nothing and give no loss."""
+    """Whether an anchor's centre lies on the unpadded image."""
     return (anchors_lib.centres(anchors)[None] < image_size[:, None]).all(-1)

@@ -15,6 +15,7 @@ def fpn_level(
     num_levels: int = 4,
     canonical_size: float = 224.0,
     canonical_level: int = 2,
+    tolerance: float = 0.0,
 ) -> Int[Array, "*B"]:
     """FPN's rule: `canonical_level + floor(log2(sqrt(area) / canonical_size))`, clamped to the
     levels there are.
@@ -24,10 +25,13 @@ def fpn_level(
       num_levels: number of levels; 0 is the finest.
       canonical_size: side in pixels of a square that belongs to `canonical_level`.
       canonical_level: index of that level.
+      tolerance: share of its bound by which a side (the square root of the area) may miss the next level and still
+        belong to it. Other libraries add a small number before they round down; it decides for boxes at a bound.
     """
     area = jax.lax.stop_gradient(box_ops.area(boxes))
     # Counting the bounds that are reached is exact at the bounds, where a float32 log2 is not.
-    bounds = [(canonical_size * 2.0 ** (i - canonical_level)) ** 2 for i in range(1, num_levels)]
+    least = canonical_size * (1.0 - tolerance)
+    bounds = [(least * 2.0 ** (i - canonical_level)) ** 2 for i in range(1, num_levels)]
     return sum((area >= bound).astype(jnp.int32) for bound in bounds) + jnp.zeros_like(
         area, jnp.int32
     )

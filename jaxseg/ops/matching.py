@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Int8, Shaped
 from jaxseg.ops import boxes as box_ops
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
+LOW_QUALITY = ("none", "keep", "reassign")
 
 
 class Matches(NamedTuple):
@@ -29,7 +30,8 @@ def match(
     *,
     positive: float,
     negative: float,
-    low_quality: bool,
+    low_quality: str | bool,
+    low_quality_iou: float = 0.0,
     valid: Bool[Array, "M"] | None = None,
 ) -> Matches:
     """Labels candidates by their best object: positive from IoU `positive` on, negative below
@@ -39,17 +41,23 @@ def match(
       iou: of every object (rows) with every candidate (columns).
       gt_valid: which rows are objects; the others count for nothing.
       positive, negative: the thresholds.
-      low_quality: make positive also the candidates that are the best there is for some object (all
-        of them where several tie). They stay matched to their own best object, which may be
-        another. An object that no candidate touches makes none positive.
+      low_quality: make positive also the candidates that are the best there is for some object (all of them where
+        several tie). "keep" (or True): they stay matched to their own best object, which may be another, as in
+        Detectron2 and torchvision. "reassign": they are matched to that object (the last one, if they are the best
+        for several), as in MMDetection. "none" (or False): no such rule. An object that no candidate touches makes
+        none positive.
+      low_quality_iou: the least IoU of such a candidate with such an object.
       valid: which columns are candidates. The others are ignored, and are nobody's best.
 
     Returns:
       Matches without gradient. With no valid object every candidate is negative.
 
     Raises:
-      ValueError: negative > positive.
+      ValueError: negative > positive, or an unknown low_quality.
     """
+    low_quality = {True: "keep", False: "none"}.get(low_quality, low_quality)
+    if low_quality not in LOW_QUALITY:
+        raise ValueError(f"low_quality={low_quality!r}: allowed are {', '.join(LOW_QUALITY)}.")
     if negative > positive:
         raise ValueError(f"negative={negative} must not be above positive={positive}.")
     objects = iou.shape[0]
@@ -66,9 +74,13 @@ def match(
     # The first row that reaches the maximum. A plain minimum vectorises where argmax does not.
     index = jnp.where(quality == best, rows, objects - 1).min(axis=0)
     label = jnp.where(best >= positive, POSITIVE, jnp.where(best < negative, NEGATIVE, IGNORED))
-    if low_quality:
+    if low_quality != "none":
         top = quality.max(axis=1, keepdims=True)
-        label = jnp.where(((quality == top) & (top > 0)).any(axis=0), POSITIVE, label)
+        best_for = (quality == top) & (top > 0) & (top >= low_quality_iou)
+        label = jnp.where(best_for.any(axis=0), POSITIVE, label)
+        if low_quality == "reassign":
+            last = jnp.where(best_for, rows, -1).max(axis=0)
+            index = jnp.where(last >= 0, last, index)
     if valid is not None:
         label = jnp.where(valid, label, IGNORED)
     return Matches(index, label.astype(jnp.int8), jnp.maximum(best, 0.0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from jaxtyping import Array, Float
 
 import pallas_kernels
@@ -12,20 +14,39 @@ from jaxseg.structures import Pyramid
 IMPLEMENTATIONS = ("auto", *pallas_kernels.IMPLEMENTATIONS)  # auto: the best one that applies
 
 
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """Where RoIAlign samples. The defaults are ours; see `roi_sampling` and `ignore_padding` in configs/common.
+
+    Attributes:
+      ratio: samples a bin and axis; 0: as many as a bin spans cells, rounded up, at most `max_ratio`.
+      max_ratio: of ratio 0.
+      aligned: shifts boxes by half a cell, so that cell centres lie at +0.5.
+      level_tolerance: see `levels.fpn_level`.
+      own_cells: clamps samples to the cells of the unpadded image; else to those of the canvas, padding included.
+    """
+
+    ratio: int = 2
+    max_ratio: int = 4
+    aligned: bool = True
+    level_tolerance: float = 0.0
+    own_cells: bool = True
+
+
 def roi_align(
     pyramid: Pyramid,
     boxes: Float[Array, "B R 4"],
     output_size: int,
     *,
+    sampling: Sampling = Sampling(),
     implementation: str = "auto",
 ) -> Float[Array, "B R S S C"]:
     """Pools (B, R, 4) boxes (xyxy, input pixels), each from the level its size asks for (FPN, Lin et al. 2017, eq. 1).
 
-    Samples are clamped to the cells of the unpadded image. Returns the pyramid's dtype; no gradient to the boxes.
+    Samples are clamped to the cells of the unpadded image, or of the canvas (`sampling`). Returns the pyramid's dtype; no gradient to the boxes.
     """
-    return _pool(
-        pallas_kernels.multilevel_roi_align, pyramid, boxes, (), output_size, implementation
-    )
+    operator = pallas_kernels.multilevel_roi_align
+    return _pool(operator, pyramid, boxes, (), output_size, sampling, implementation)
 
 
 def shape_aware_roi_align(
@@ -34,24 +55,21 @@ def shape_aware_roi_align(
     probabilities: Float[Array, "B R Hp Wp"],
     output_size: int,
     *,
+    sampling: Sampling = Sampling(),
     implementation: str = "auto",
 ) -> Float[Array, "B R S S C"]:
     """`roi_align` with each sample times the probability at its place in the box (MR R-CNN, Ding et al. 2019, eq. 4).
 
     `probabilities` are aligned with the boxes, rows are y. Gradients reach the pyramid and the probabilities.
     """
-    return _pool(
-        pallas_kernels.shape_aware_roi_align,
-        pyramid,
-        boxes,
-        (probabilities,),
-        output_size,
-        implementation,
+    operator = pallas_kernels.shape_aware_roi_align
+    return _pool(operator, pyramid, boxes, (probabilities,), output_size, sampling, implementation)
+
+
+def _pool(operator, pyramid: Pyramid, boxes, more, output_size, sampling, implementation):
+    levels = levels_lib.fpn_level(
+        boxes, num_levels=len(pyramid.levels), tolerance=sampling.level_tolerance
     )
-
-
-def _pool(operator, pyramid: Pyramid, boxes, more, output_size, implementation):
-    levels = levels_lib.fpn_level(boxes, num_levels=len(pyramid.levels))
 
     def pool(features, boxes, levels, image_size, *more):
         return operator(
@@ -59,9 +77,12 @@ def _pool(operator, pyramid: Pyramid, boxes, more, output_size, implementation):
             boxes,
             levels,
             *more,
-            image_size=image_size,
+            image_size=image_size if sampling.own_cells else None,
             strides=pyramid.strides,
             output_size=output_size,
+            sampling_ratio=sampling.ratio,
+            max_sampling_ratio=sampling.max_ratio,
+            aligned=sampling.aligned,
             implementation=None if implementation == "auto" else implementation,
         )
 
