@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pallas_kernels.roi_align import choice, grid, guidance, operator
 
@@ -60,11 +61,10 @@ def multilevel_roi_align(
         aligned=aligned,
         max_sampling_ratio=max_sampling_ratio,
     )
+    implementation = _implementation(implementation, spec)
     boxes, levels = jax.lax.stop_gradient(boxes), jnp.asarray(levels)
     sampled = grid.sample_grid(boxes, levels, image_size, spec)
-    return operator.roi_align(
-        tuple(features), sampled, None, spec, _implementation(implementation, spec)
-    )
+    return operator.roi_align(tuple(features), sampled, None, spec, implementation)
 
 
 def shape_aware_roi_align(
@@ -119,13 +119,12 @@ def shape_aware_roi_align(
         raise ValueError(
             f"probabilities must be floating with at least one cell: got {probabilities.shape}, {probabilities.dtype}."
         )
+    implementation = _implementation(implementation, spec)
     boxes, levels = jax.lax.stop_gradient(boxes), jnp.asarray(levels)
     sampled = grid.sample_grid(boxes, levels, image_size, spec)
     fractions = grid.sample_fractions(boxes, levels, spec)
     weights = guidance.sample_probabilities(probabilities, fractions)
-    return operator.roi_align(
-        tuple(features), sampled, weights, spec, _implementation(implementation, spec)
-    )
+    return operator.roi_align(tuple(features), sampled, weights, spec, implementation)
 
 
 def _implementation(implementation, spec: grid.Spec) -> operator.Implementation:
@@ -148,7 +147,7 @@ def _spec(
 ) -> grid.Spec:
     """Checks the arguments, and gathers what is static about them."""
     features, strides = tuple(features), tuple(strides)
-    size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
+    size = (output_size,) * 2 if np.ndim(output_size) == 0 else tuple(output_size)
     if not features or len(features) != len(strides):
         raise ValueError(f"{len(features)} feature levels but {len(strides)} strides.")
     first = features[0]
@@ -183,7 +182,7 @@ def _spec(
         strides=strides,
         channels=first.shape[-1],
         dtype=jnp.dtype(first.dtype),
-        output_size=size,
+        output_size=(int(size[0]), int(size[1])),
         sampling_ratio=sampling_ratio,
         aligned=aligned,
         max_sampling_ratio=max_sampling_ratio,

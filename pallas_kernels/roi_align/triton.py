@@ -43,15 +43,20 @@ def _compiler_params():
 
 def check(spec: Spec) -> None:
     """Raises NotImplementedError for what the kernels do not cover."""
-    gpu_launch.check(spec, "triton", least_block=32)
+    _check_shapes(spec)
     try:
         _compiler_params()
     except ImportError as error:
         raise NotImplementedError(f"this jax ({jax.__version__}) has no Triton backend.") from error
 
 
+_check_shapes = functools.partial(gpu_launch.check, name="triton", least_block=32)
+
+
 def implementation(*, interpret: bool = False) -> Implementation:
-    return gpu_launch.implementation(functools.partial(_launch, interpret=interpret), check)
+    """`interpret`: run the bodies on a CPU, with or without Triton."""
+    launch = functools.partial(_launch, interpret=interpret)
+    return gpu_launch.implementation(launch, _check_shapes if interpret else check)
 
 
 IMPLEMENTATION = implementation()
