@@ -6,7 +6,7 @@ import os
 import pathlib
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from absl import app, flags, logging
@@ -20,27 +20,33 @@ OURS = ("jaxseg", "pallas_kernels", "configs")
 
 
 def run(
-    main: Callable[[list[str]], None], base: Callable[[], ConfigDict] | None = None
+    main: Callable[[list[str]], None],
+    base: Callable[[], ConfigDict] | None = None,
+    arguments: Sequence[str] = (),
 ) -> NoReturn:
     """`absl.app.run(main)`; a user's mistake is printed as one message, and the exit status is 2.
 
     Args:
-      main: takes the arguments that are no flags. Of what it raises, messages of jaxseg and errors of the operating
-        system are the user's; everything else keeps its traceback.
+      main: takes the program's name and the arguments that are no flags. Of what it raises, messages of jaxseg and
+        errors of the operating system are the user's; everything else keeps its traceback.
       base: gives a config with all keys there are, to name what a mistyped `--config.key` may have been meant to be;
         for a program that takes a `--config`.
+      arguments: names of the arguments that are no flags, all of which must be given.
     """
-    app.run(lambda argv: _call(main, argv), flags_parser=lambda argv: _parse(argv, base))
+    app.run(lambda argv: _call(main, argv, arguments), flags_parser=lambda argv: _parse(argv, base))
 
 
-def _call(main: Callable[[list[str]], None], argv: list[str]) -> None:
-    if len(argv) > 1:
-        _fail(f"Unknown arguments: {' '.join(argv[1:])}.")
+def _call(main: Callable[[list[str]], None], argv: list[str], arguments: Sequence[str]) -> None:
+    given = argv[1:]
+    if len(given) > len(arguments):
+        _fail(f"Unknown arguments: {' '.join(given[len(arguments) :])}.")
+    if len(given) < len(arguments):
+        _fail(f"Missing: {' '.join(arguments[len(given) :])}. See --help.")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     try:
         main(argv)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if not isinstance(error, OSError) and not _raised_by_jaxseg(error):
             raise
         _fail(str(error))
@@ -75,5 +81,10 @@ def _raised_by_jaxseg(error: Exception) -> bool:
 def _fail(message: str) -> NoReturn:
     if os.environ.get(TRACEBACK):
         traceback.print_exc()
-    print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
+    print(f"{_program()}: {message}", file=sys.stderr)
     sys.exit(STATUS)
+
+
+def _program() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)  # there is one under `python -m`
+    return spec.name.removesuffix(".__main__") if spec else os.path.basename(sys.argv[0])

@@ -19,6 +19,11 @@ class Category:
     id: int
     name: str
 
+    @property
+    def unused(self) -> bool:
+        """Whether it only fills a gap between ids and no object is of it: torchvision's "N/A" labels."""
+        return self.name == "N/A" or self.name.startswith("N/A ")
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageInfo:

@@ -27,6 +27,7 @@ def run(
     categories: Sequence[Any],
     *,
     mask_threshold: float = 0.5,
+    paste: str = "continuous",
     workers: int = 1,
     advance: Callable[[int], None] | None = None,
 ) -> list[dict]:
@@ -36,8 +37,10 @@ def run(
       detect: a jitted function; it is called without waiting, so that the device has its next batch
         while threads bring the last one to the host and paste its masks.
       batches: `HostBatch`es, e.g. of `jaxseg.data.pipeline.eval_batches`.
-      categories: the data set's categories in the order of the class indices; `id` is used.
+      categories: the data set's categories in the order of the class indices; `id` is used. None: a class that the
+        data set does not have; what is found of it is left out.
       mask_threshold: pixels with at least this probability belong to an object.
+      paste: how masks are pasted, see `results.paste_region`.
       workers: threads that paste; twice as many batches wait at most. One pastes about 10,000 masks
         a second, and more of them get in each other's way unless masks are large.
       advance: called with the number of images after each batch that is done.
@@ -45,7 +48,7 @@ def run(
     Returns:
       COCO result dicts, see `results.detections_to_results`.
     """
-    category_ids = [category.id for category in categories]
+    category_ids = [None if category is None else category.id for category in categories]
 
     def finish(host_batch, detections) -> tuple[int, list[dict]]:
         found = detections_to_results(
@@ -55,7 +58,9 @@ def run(
             host_batch.original_size,
             category_ids,
             mask_threshold=mask_threshold,
+            paste=paste,
         )
+        found = [result for result in found if result["category_id"] is not None]
         return int(np.count_nonzero(host_batch.image_ids >= 0)), found
 
     results: list[dict] = []
@@ -94,7 +99,7 @@ def evaluate_source(
     Args:
       detect: as in `run`.
       source: a `jaxseg.data` source.
-      config: the whole config; `eval` and `model.test.mask_threshold` are used here.
+      config: the whole config; `eval` and of `model.test` how masks are pasted are used here.
       categories: as in `run`, where the model's class indices are not in the source's order.
       split: the name that the report gives to the source; default `config.eval.split`.
       progress: shows a bar with the time left on the console.
@@ -118,6 +123,7 @@ def evaluate_source(
             _counting(batches, skipped),
             source.categories if categories is None else categories,
             mask_threshold=config.model.test.mask_threshold,
+            paste=config.model.test.paste,
             advance=advance,
         )
     seconds = time.perf_counter() - start

@@ -31,14 +31,16 @@ def with_settings(run: ConfigDict, given: ConfigDict | None) -> ConfigDict:
     return config
 
 
-def match_categories(trained: Sequence[Any], found: Sequence[Any]) -> list[Any]:
+def match_categories(trained: Sequence[Any], found: Sequence[Any]) -> list[Any | None]:
     """The category of a data set for each class index of a trained model, found by name.
+
+    None for classes that only fill gaps between ids (`Category.unused`) and that the data set does not have.
 
     Raises:
       ValueError: the classes are not the same ones.
     """
     by_name = {category.name: category for category in found}
-    missing = [c.name for c in trained if c.name not in by_name]
+    missing = [c.name for c in trained if c.name not in by_name and not c.unused]
     new = sorted(set(by_name) - {c.name for c in trained})
     if [c.name for c in trained] == [c.name for c in found]:  # also where names occur twice
         return list(found)
@@ -47,7 +49,7 @@ def match_categories(trained: Sequence[Any], found: Sequence[Any]) -> list[Any]:
             f"The run was trained on {len(trained)} classes that are not those of this data set: "
             f"missing here: {_few(missing)}; unknown to the run: {_few(new)}."
         )
-    return [by_name[c.name] for c in trained]
+    return [by_name.get(c.name) for c in trained]
 
 
 def _model(config: ConfigDict) -> dict[str, Any]:

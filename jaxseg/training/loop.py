@@ -103,7 +103,7 @@ def train(
     evaluate = validation.make_evaluate(model, config, val)
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
-        plan = setup.plan_state(config, folder, model, mesh)
+        plan = setup.plan_state(config, folder, model, mesh, source.categories)
         if jax.process_index() == 0:
             stack.enter_context(workdir.locked(folder))
         saved = stack.enter_context(checkpoints.Checkpoints(folder, console.print))

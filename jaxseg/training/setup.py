@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -126,15 +126,26 @@ class Plan:
     like: TrainState  # of jax.ShapeDtypeStruct
     transform: optax.GradientTransformation
     schedule: optimizer.Schedule
+    foreign: Any = (
+        None  # what `config.init_from` has, if it is a file: a jaxseg.weights.convert.Filled
+    )
 
 
-def plan_state(config: ConfigDict, folder: pathlib.Path, model: nn.Module, mesh: Mesh) -> Plan:
-    """Plans the first state.
+def plan_state(
+    config: ConfigDict,
+    folder: pathlib.Path,
+    model: nn.Module,
+    mesh: Mesh,
+    categories: Sequence[sources.Category],
+) -> Plan:
+    """Plans the first state of a model for the data set's `categories`.
 
     Raises:
-      ValueError: `config.freeze` does not fit the model.
-      FileNotFoundError: there is no run in `config.init_from`, and it is needed.
+      ValueError: `config.freeze` does not fit the model, or the file `config.init_from` does not.
+      OSError: there is no run and no file in `config.init_from`, and it is needed.
     """
+    from jaxseg.weights import start  # which is above this layer
+
     batch = states.example_batch(config, mesh.size)
     init = lambda: states.init_variables(model, batch, config.seed)  # noqa: E731
     params, batch_stats = jax.eval_shape(init)
@@ -144,9 +155,15 @@ def plan_state(config: ConfigDict, folder: pathlib.Path, model: nn.Module, mesh:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(mesh)),
         jax.eval_shape(create, params, batch_stats),
     )
+    foreign = None
     if config.init_from and not integrity.finished_steps(checkpoints.checkpoint_folder(folder)):
-        workdir.load_run(config.init_from)
-    return Plan(init, create, like, transform, schedule)
+        if start.is_file(config.init_from):
+            variables = integrity.flat({"params": params, "batch_stats": batch_stats})
+            shapes = {path: leaf.shape for path, leaf in variables.items()}
+            foreign = start.read(config.init_from, config, shapes, categories)
+        else:
+            workdir.load_run(config.init_from)
+    return Plan(init, create, like, transform, schedule, foreign)
 
 
 def first_state(
@@ -171,7 +188,13 @@ def first_state(
         return state
     place = jax.jit(plan.create, out_shardings=sharding.replicated(mesh))
     values = jax.jit(plan.init, out_shardings=sharding.replicated(mesh))()
-    if config.init_from:
+    if plan.foreign is not None:
+        params, batch_stats = values
+        initial = integrity.flat({"params": params, "batch_stats": batch_stats})
+        found = plan.foreign.complete(initial)
+        values = jax.device_put((found.params, found.batch_stats), sharding.replicated(mesh))
+        console.print(f"Started from the weights of {config.init_from}:\n{found.report}")
+    elif config.init_from:
         params, batch_stats, kept = checkpoints.init_from(
             config.init_from, *values, source.categories, methods.class_layers(config)
         )

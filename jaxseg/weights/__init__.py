@@ -8,6 +8,8 @@
 """
 
 from jaxseg.weights.convert import Imported
+from jaxseg.weights.files import load_file, save_safetensors
+from jaxseg.weights.hub import resolve
 from jaxseg.weights.layouts import (
     from_any,
     from_detectron2,
@@ -25,6 +27,9 @@ __all__ = [
     "from_detectron2",
     "from_mmdet",
     "from_torchvision",
+    "load_file",
     "recognise",
+    "resolve",
+    "save_safetensors",
     "to_torchvision",
 ]

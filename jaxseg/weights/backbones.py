@@ -24,6 +24,7 @@ def detectron2_layout(config) -> Layout:
         ignored=(torchvision.COUNTERS, (r"(linear|fc1000|pred)\..*", detectron2.CLASSIFIER)),
         channels="bgr",
         of_backbone=True,
+        folded=True,
     )
 
 

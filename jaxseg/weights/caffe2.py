@@ -56,6 +56,7 @@ def layout(config: ConfigDict) -> Layout:
         background_first=True,
         channels="bgr",
         modern=lambda blob: modern(blob, "backbone.bottom_up."),
+        folded=True,
     )
 
 
@@ -68,6 +69,7 @@ def backbone_layout(config: ConfigDict) -> Layout:
         channels="bgr",
         modern=modern,
         of_backbone=True,
+        folded=True,
     )
 
 

@@ -12,17 +12,10 @@ knife spoon bowl banana apple sandwich orange broccoli carrot hot_dog pizza donu
 dining_table N/A N/A toilet N/A tv laptop mouse remote keyboard cell_phone microwave oven toaster sink refrigerator N/A
 book clock vase scissors teddy_bear hair_drier toothbrush
 """
-UNUSED = "N/A"
-
-
-def is_unused(name: str) -> bool:
-    """Whether a class of this name exists only to fill a gap between ids."""
-    return name == UNUSED or name.startswith(f"{UNUSED} ")
-
 
 # Ids 1..90; the unused ones are "N/A 12" and so on, since names must differ.
 TORCHVISION90 = tuple(
-    Category(i, f"{UNUSED} {i}" if name == UNUSED else name.replace("_", " "))
+    Category(i, f"N/A {i}" if name == "N/A" else name.replace("_", " "))
     for i, name in enumerate(_NAMES.split(), 1)
 )
-COCO80 = tuple(category for category in TORCHVISION90 if not is_unused(category.name))
+COCO80 = tuple(category for category in TORCHVISION90 if not category.unused)

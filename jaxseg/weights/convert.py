@@ -21,7 +21,7 @@ from jaxseg.weights import classes as classes_lib
 from jaxseg.weights import names, transforms
 from jaxseg.weights.classes import Choice, Classes
 from jaxseg.weights.names import Entry, Layout
-from jaxseg.weights.recognise import strip_module
+from jaxseg.weights.recognise import strip_prefix
 from jaxseg.weights.report import Report
 
 SHOWN = 10  # faults that an error lists
@@ -75,103 +75,84 @@ class Filled:
         return [*self.values, *self.report.initial]
 
 
-def import_layout(
-    source: Arrays,
-    layout: Layout,
-    config: ConfigDict,
-    *,
-    classes: Choice = "all",
-    channels: str = "auto",
-    ignore: Sequence[str] = (),
-    initial: Mapping[str, Any] | None = None,
-    notes: Sequence[str] = (),
-) -> Imported:
-    """Variables out of a file's arrays; see `fill`.
-
-    Args:
-      initial: values by our paths for what the file does not have; default: those that training would start from
-        (a compilation of some seconds, only where they are needed).
-    """
-    filled = fill(
-        source,
-        layout,
-        config,
-        classes=classes,
-        channels=channels,
-        ignore=ignore,
-        notes=notes,
-    )
-    if initial is None:
-        initial = _initial_values(filled.config, tuple(filled.report.initial))
-    return filled.complete(initial)
-
-
 def fill(
     source: Arrays,
     layout: Layout,
     config: ConfigDict,
     *,
-    classes: Choice = "all",
-    channels: str = "auto",
-    ignore: Sequence[str] = (),
-    notes: Sequence[str] = (),
+    classes: Choice,
+    channels: str,
+    ignore: Sequence[str],
+    notes: Sequence[str],
+    like: Mapping[str, tuple[int, ...]] | None,
 ) -> Filled:
-    """Puts a file's arrays where they belong.
+    """Puts a file's arrays where they belong; see `layouts.fill`.
 
     Args:
       source: arrays by their names.
       layout: what the file is.
       config: the whole config; with `model.num_classes` 0, the number of the chosen classes is put there.
       classes: see `classes.choose`.
-      channels: order of the stem's input channels in the file: rgb, bgr, or auto, what is usual for the layout.
+      channels: order of the stem's input channels in the file: rgb or bgr.
       ignore: patterns (regular expressions for whole names) of arrays that are not wanted.
       notes: for the report.
+      like: the shapes of our variables; None: they are found out.
 
     Raises:
       ValueError: arrays are missing, superfluous, or of another shape (one error lists up to ten of them), or the
         classes do not fit.
     """
-    if channels not in ("auto", "rgb", "bgr"):
-        raise ValueError(f"channels={channels!r}: allowed are auto, rgb and bgr.")
-    channels = layout.channels if channels == "auto" else channels
-    modern = {name: layout.modern(strip_module(name)) for name in source}
+    modern = {name: layout.modern(strip_prefix(name)) for name in source}
     found = {today: name for name, today in modern.items()}
-    faults = [f"{n} is there in two spellings" for n in source if found[modern[n]] != n]
-    chosen = _choose(source, found, layout, config, classes)
+    count = count_classes(source, layout)
+    first, wanted = layout.background_first, config.model.num_classes
+    chosen = None if count is None else classes_lib.choose(classes, count, wanted, first)
     config = _with_classes(config, chosen)
-    like = shapes(config)
+    like = like or shapes(config)
     entries = names.entries(layout, tuple(like), config, channels=channels, classes=chosen)
-    folded = not any(name.endswith(".running_mean") for name in found)
-    values, used, constant, initial, rest = {}, {}, {}, {}, {}
+    folded = layout.folded and not any(name.endswith(".running_mean") for name in found)
+    values, used, constant, initial = {}, {}, {}, {}
+    faults = [f"{n} is there in two spellings" for n in source if found[modern[n]] != n]
     for path, shape in like.items():
         entry = entries[path]
         if entry is None:
             initial[path] = _why_initial(path, layout, classes)
-        elif entry.name in found:
-            name = found[entry.name]
-            array, used[name] = source[name], path
-            wanted = entry.transform.shape(shape)
-            if array.shape != wanted:
-                faults.append(f"{name} is {array.shape} in the file; {path} needs {wanted}")
-                continue
-            values[path] = np.ascontiguousarray(entry.transform.take(array), np.float32)
-            if entry.kind in names.CLASS_KINDS:
-                rest |= _unused_rows(entry, array)
+            continue
+        wanted, name = entry.transform.shape(shape), found.get(entry.name)
+        if name is not None:
+            used[name] = path
+            if source[name].shape == wanted:
+                values[path] = np.ascontiguousarray(entry.transform.take(source[name]), np.float32)
+            else:
+                faults.append(f"{name} is {source[name].shape} in the file; {path} needs {wanted}")
         elif folded and entry.kind == "norm" and entry.leaf in ("mean", "var"):
             values[path], constant[path] = _folded(entry.leaf, shape, config)
         else:
-            faults.append(
-                f"{entry.name} is missing; {path} needs it, of shape {entry.transform.shape(shape)}"
-            )
+            faults.append(f"{entry.name} is missing; {path} needs it, of shape {wanted}")
     ignored, superfluous = _leftovers(found, used, layout, ignore, chosen)
     faults += [f"{name} {source[name].shape} has no place in this model" for name in superfluous]
     if faults:
         raise ValueError(_complain(layout, faults))
-    if channels == "bgr" and any(entry and entry.kind == "stem" for entry in entries.values()):
+    if channels == "bgr":
         notes = [*notes, "The input channels of the first convolution were turned from BGR to RGB."]
-    rest |= {found[n]: source[found[n]] for n in found if n.endswith(".num_batches_tracked")}
     report = Report(layout.name, used, ignored, constant, initial, tuple(notes))
+    rest = _rest(source, found, entries, chosen) if layout.exported else {}
     return Filled(values, report, config, chosen, rest)
+
+
+def count_classes(source: Arrays, layout: Layout) -> int | None:
+    """The number of a file's classes, without background; None if it is of a backbone.
+
+    Raises:
+      ValueError: the layer that tells it is missing.
+    """
+    if layout.of_backbone:
+        return None
+    row = next(r for r in layout.rows if r.kind == "classes")
+    for name, array in source.items():
+        if layout.modern(strip_prefix(name)) == f"{row.theirs}.bias" and array.ndim == 1:
+            return len(array) - 1
+    raise ValueError(_complain(layout, [f"{row.theirs}.bias, one number a class, is missing"]))
 
 
 def export_layout(
@@ -242,7 +223,7 @@ def _shapes(config: FrozenConfigDict) -> Mapping[str, tuple[int, ...]]:
     return {path: leaf.shape for path, leaf in flat(made).items()}
 
 
-def _initial_values(config: ConfigDict, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
+def initial_values(config: ConfigDict, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Values that training would start from, of these paths."""
     if not wanted:
         return {}
@@ -254,19 +235,6 @@ def _initial_values(config: ConfigDict, wanted: tuple[str, ...]) -> dict[str, np
         return {path: made[path] for path in wanted}
 
     return jax.tree.map(np.asarray, jax.jit(values)())
-
-
-def _choose(source, found, layout: Layout, config: ConfigDict, choice: Choice) -> Classes | None:
-    if layout.of_backbone:
-        return None
-    row = next(r for r in layout.rows if r.kind == "classes")
-    for leaf in ("bias", "weight"):
-        name = found.get(f"{row.theirs}.{leaf}")
-        if name is not None and source[name].ndim:
-            count = source[name].shape[0] - 1
-            wanted = config.model.num_classes
-            return classes_lib.choose(choice, count, wanted, layout.background_first)
-    raise ValueError(_complain(layout, [f"{row.theirs}.weight is missing"]))
 
 
 def _with_classes(config: ConfigDict, chosen: Classes | None) -> ConfigDict:
@@ -286,13 +254,24 @@ def _why_initial(path: str, layout: Layout, classes: Choice) -> str:
     return f"files of {layout.name} have no such layer"
 
 
-def _unused_rows(entry: Entry, array: np.ndarray) -> dict[str, np.ndarray]:
-    """The rows of a class layer that are not ours, in their places, the others 0; nothing if all are ours."""
-    rest = array.copy()
-    if entry.rows is None or len(entry.rows) == len(array):
-        return {}
-    rest[entry.rows] = 0
-    return {entry.name: rest}
+def _rest(
+    source: Arrays,
+    found: Mapping[str, str],
+    entries: Mapping[str, Entry | None],
+    chosen: Classes | None,
+) -> dict[str, np.ndarray]:
+    """What the model has no place for: counters, and of class layers the rows that are not ours, the others 0."""
+    rest = {n: source[name] for n, name in found.items() if n.endswith(".num_batches_tracked")}
+    if chosen is None or len(chosen.chosen) < chosen.count:
+        return rest  # a file of other classes is written without them
+    for entry in entries.values():
+        if entry is None or entry.rows is None:
+            continue
+        array = source[found[entry.name]].astype(np.float32)
+        if len(entry.rows) < len(array):
+            array[entry.rows] = 0
+            rest[entry.name] = array
+    return rest
 
 
 def _folded(leaf: str, shape, config: ConfigDict) -> tuple[np.ndarray, str]:

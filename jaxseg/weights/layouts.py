@@ -1,4 +1,4 @@
-"""The functions that users call: one for each family of files."""
+"""The functions that users call: one for each family of files, and the way back to torchvision."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg.weights import backbones, caffe2, convert, detectron2, mmdet, torchvision
+from jaxseg.weights import backbones, caffe2, convert, detectron2, hints, mmdet, torchvision
 from jaxseg.weights.classes import Choice
-from jaxseg.weights.convert import Arrays, Imported
+from jaxseg.weights.convert import Arrays, Filled, Imported
 from jaxseg.weights.names import Layout
 from jaxseg.weights.recognise import recognise
 
@@ -73,36 +73,58 @@ def from_any(
       channels: order of the stem's input channels in the file, "rgb" or "bgr"; "auto": bgr for Detectron2 and Caffe2.
       ignore: regular expressions for names of arrays that are not wanted.
       initial: values by our paths (`params/rpn/head/conv0/kernel`) for what the file does not have; default: those that
-        training would start from.
+        training would start from (a compilation of some seconds, only where they are needed).
 
     Raises:
       ValueError: the file is of another family or none; arrays are missing, superfluous or of another shape; or the
         classes do not fit. Nothing is compiled before.
     """
-    arrays, layout, notes = prepare(state_dict, config, family)
-    return convert.import_layout(
-        arrays,
-        layout,
-        config,
-        classes=classes,
-        channels=channels,
-        ignore=ignore,
-        initial=initial,
-        notes=notes,
+    filled = fill(
+        state_dict, config, family=family, classes=classes, channels=channels, ignore=ignore
     )
+    if initial is None:
+        initial = convert.initial_values(filled.config, tuple(filled.report.initial))
+    return filled.complete(initial)
 
 
-def prepare(
-    state_dict: Arrays, config: ConfigDict, family: str | None = None
-) -> tuple[dict[str, np.ndarray], Layout, list[str]]:
-    """(arrays under names that the layout knows, the layout, notes for the report)."""
+def fill(
+    state_dict: Arrays,
+    config: ConfigDict,
+    *,
+    family: str | None = None,
+    classes: Choice = "all",
+    channels: str = "auto",
+    ignore: Sequence[str] = (),
+    like: Mapping[str, tuple[int, ...]] | None = None,
+) -> Filled:
+    """What a file has, in our form and not yet completed by initial values. Arguments and errors as `from_any`.
+
+    Args:
+      like: the shapes of our variables by their paths, where they are known already.
+    """
     name = recognise(state_dict)
     if family is not None and name not in FAMILIES[family]:
         right = next(f for f, members in FAMILIES.items() if name in members)
         raise ValueError(f"These are names of {name}'s layout, not {family}'s: use from_{right}.")
     if name.startswith("caffe2"):
         caffe2.check_norms(state_dict, config)
-    return {n: np.asarray(a) for n, a in state_dict.items()}, BUILDERS[name](config), []
+    metadata = getattr(state_dict, "metadata", {})
+    layout = BUILDERS[name](config)
+    if channels not in ("auto", "rgb", "bgr"):
+        raise ValueError(f"channels={channels!r}: allowed are auto, rgb and bgr.")
+    if channels == "auto":
+        rgb = layout.of_backbone and hints.from_torchvision(metadata)
+        channels = "rgb" if rgb else layout.channels
+    return convert.fill(
+        {n: np.asarray(a) for n, a in state_dict.items()},
+        layout,
+        config,
+        classes=classes,
+        channels=channels,
+        ignore=ignore,
+        notes=hints.notes(name, metadata, config),
+        like=like,
+    )
 
 
 def to_torchvision(

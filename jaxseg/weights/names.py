@@ -78,6 +78,8 @@ class Layout:
       channels: order of the stem's input channels, rgb or bgr.
       modern: maps older spellings to the names of `rows`, and leaves others alone.
       of_backbone: the file has nothing but a backbone.
+      folded: its norms may be scale and bias only, the statistics being folded into these.
+      exported: there is a way back, which needs what the model has no place for.
     """
 
     name: str
@@ -87,6 +89,8 @@ class Layout:
     channels: str = "rgb"
     modern: Callable[[str], str] = lambda name: name
     of_backbone: bool = False
+    folded: bool = False
+    exported: bool = False
 
     def why_ignored(self, name: str) -> str | None:
         return next((why for p, why in self.ignored if re.fullmatch(p, name)), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 SIGNS = (  # layout, a part of a name that only its files have, where the name begins
@@ -26,7 +27,7 @@ def recognise(state_dict: Iterable[str]) -> str:
     Raises:
       ValueError: of MMDetection 1.x, or none of these.
     """
-    names = [strip_module(name) for name in state_dict]
+    names = [strip_prefix(name) for name in state_dict]
 
     def has(starts):
         return any(name.startswith(starts) for name in names)
@@ -47,6 +48,6 @@ def recognise(state_dict: Iterable[str]) -> str:
     )
 
 
-def strip_module(name: str) -> str:
-    """Without what `torch.nn.DataParallel` puts before each name."""
-    return name.removeprefix("module.")
+def strip_prefix(name: str) -> str:
+    """Without what DataParallel, torch.compile and Lightning modules put before every name."""
+    return re.sub(r"^(?:(?:module|_orig_mod|model)\.)+", "", name)

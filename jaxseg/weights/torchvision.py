@@ -56,6 +56,7 @@ def layout(config) -> Layout:
         ignored=(COUNTERS,),
         background_first=True,
         modern=modern,
+        exported=True,
     )
 
 

@@ -114,6 +114,16 @@ def test_only_the_first_images_count(make_detect, folder):
     assert sum(report.objects.values()) == 6
 
 
+def test_what_is_found_of_classes_that_the_data_set_lacks_is_left_out(make_detect, folder):
+    config = coco_config(folder)
+    source = sources.open_source(config.data, "val")
+    boats = [None, source.categories[1]]
+    report = inference.evaluate_source(
+        make_detect(source, config), source, config, categories=boats, progress=False
+    )
+    assert {result["category_id"] for result in report.results} == {source.categories[1].id}
+
+
 def test_a_split_without_annotations_only_gives_results(make_detect, folder, tmp_path):
     config = coco_config(folder)
     detect = make_detect(sources.open_source(config.data, "val"), config)

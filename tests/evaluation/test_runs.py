@@ -34,3 +34,11 @@ def test_classes_are_found_by_name():
     assert runs.match_categories(twice, twice) == twice
     with pytest.raises(ValueError, match="missing here: dog; unknown to the run: cow"):
         runs.match_categories(trained, [Category(1, "cat"), Category(2, "cow")])
+
+
+def test_labels_that_fill_gaps_between_ids_need_no_category():
+    trained = [Category(1, "cat"), Category(2, "N/A 2"), Category(3, "dog")]
+    found = [Category(1, "cat"), Category(3, "dog")]
+    assert runs.match_categories(trained, found) == [found[0], None, found[1]]
+    with pytest.raises(ValueError, match="missing here: cat, dog; unknown to the run: cow"):
+        runs.match_categories(trained, [Category(1, "cow")])

@@ -1,0 +1,67 @@
+"""Settings that a file's weights were trained with, as far as its layout tells: a config of others gets a note."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+_MEAN = (123.675, 116.28, 103.53)
+_IMAGENET = {
+    "model.pixel_mean": _MEAN,
+    "model.pixel_std": (58.395, 57.12, 57.375),
+    "model.backbone.stride_in_1x1": False,
+}
+_MSRA = {
+    "model.pixel_mean": _MEAN,
+    "model.pixel_std": (1.0, 1.0, 1.0),
+    "model.backbone.stride_in_1x1": True,
+}
+_TORCHVISION = {
+    "model.roi_sampling.aligned": False,
+    "model.roi_sampling.ratio": 2,
+    "model.rpn.round_anchors": True,
+}
+_ADAPTIVE = {"model.roi_sampling.aligned": True, "model.roi_sampling.ratio": 0}
+USUAL: Mapping[str, Mapping[str, Any]] = {
+    "torchvision": _IMAGENET | _TORCHVISION,
+    "torchvision_backbone": _IMAGENET,
+    "mmdet": _IMAGENET | _ADAPTIVE,
+    "mmdet_backbone": _IMAGENET,
+    "detectron2": _MSRA | _ADAPTIVE,
+    "detectron2_backbone": _MSRA,
+    "caffe2": _MSRA | {"model.roi_sampling.aligned": False, "model.roi_sampling.ratio": 2},
+    "caffe2_backbone": _MSRA,
+}
+
+
+def usual(layout: str, metadata: Mapping[str, Any], config: ConfigDict) -> Mapping[str, Any]:
+    """Settings that files of a layout are usually for, by their keys."""
+    if from_torchvision(metadata):
+        return _IMAGENET
+    settings = dict(USUAL[layout])
+    if config.model.backbone.get("groups", 1) > 1:  # ResNeXt, of any library
+        settings |= _IMAGENET
+    return settings
+
+
+def from_torchvision(metadata: Mapping[str, Any]) -> bool:
+    """Whether Detectron2 made a backbone's file out of torchvision's: its channels are RGB."""
+    return metadata.get("__author__") == "torchvision"
+
+
+def notes(layout: str, metadata: Mapping[str, Any], config: ConfigDict) -> list[str]:
+    """A sentence about the settings that are not the usual ones; nothing if all are."""
+    found = []
+    for key, wanted in usual(layout, metadata, config).items():
+        value: Any = config
+        for part in key.split("."):
+            value = value[part]
+        same = np.allclose(value, wanted) if not isinstance(wanted, bool) else value == wanted
+        if not same:
+            found.append(f"{key}={wanted!r} (the config has {value!r})")
+    if not found:
+        return []
+    return [f"Weights of this layout are usually trained with {', '.join(found)}."]

@@ -1,0 +1,59 @@
+"""A training run that starts from a file of another framework: `config.init_from`."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from ml_collections import ConfigDict
+
+from jaxseg.data.source import Category
+from jaxseg.weights import categories as categories_lib
+from jaxseg.weights import convert, files, hub, layouts
+from jaxseg.weights.classes import Choice
+from jaxseg.weights.convert import Filled
+from jaxseg.weights.recognise import recognise
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pkl")
+
+
+def is_file(source: str) -> bool:
+    """Whether `config.init_from` means a file of weights, and not the work directory of a run."""
+    path = pathlib.Path(source).expanduser()
+    return "://" in source or path.is_file() or (path.suffix in SUFFIXES and not path.is_dir())
+
+
+def read(
+    source: str,
+    config: ConfigDict,
+    like: Mapping[str, tuple[int, ...]],
+    categories: Sequence[Category],
+) -> Filled:
+    """The weights of a detector or a backbone, for a data set of these classes.
+
+    The class layers are taken if the file's classes are known to be those of the data set, by name; otherwise they keep
+    their initial values.
+
+    Args:
+      like: the shapes of our variables by their paths.
+
+    Raises:
+      ValueError: the file cannot be read or does not fit the model.
+      OSError: there is no such file.
+    """
+    state_dict = files.load_file(hub.resolve(source))
+    layout = layouts.BUILDERS[recognise(state_dict)](config)
+    count = convert.count_classes(state_dict, layout)
+    theirs = None if count is None else categories_lib.of_file(state_dict.metadata, count)
+    classes = _same_classes(theirs, [c.name for c in categories])
+    try:
+        return layouts.fill(state_dict, config, classes=classes, like=like)
+    except ValueError as error:
+        raise ValueError(f"config.init_from={source!r}: {error}") from error
+
+
+def _same_classes(theirs: Sequence[Category] | None, names: Sequence[str]) -> Choice:
+    """The numbers of the file's classes, unless they are not `names` in this order."""
+    used = [i for i, category in enumerate(theirs or ()) if not category.unused]
+    same = theirs is not None and [theirs[i].name for i in used] == list(names)
+    return tuple(used) if same else "none"
