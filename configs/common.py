@@ -86,11 +86,12 @@ def data() -> ConfigDict:
     config.resize.mode = (
         "shortest_edge"  # or lsj: `scale` times `size`, then a crop or padding to `size`
     )
+    config.resize.method = "opencv"  # opencv | torchvision | detectron2 | mmdet: as those resize
     config.resize.short = (640, 672, 704, 736, 768, 800)  # one is drawn for each image
     config.resize.max = 1333
     config.resize.scale = (0.1, 2.0)  # range that lsj draws from
     config.resize.size = (1024, 1024)
-    config.eval_resize = ConfigDict({"short": 800, "max": 1333})
+    config.eval_resize = ConfigDict({"method": "opencv", "short": 800, "max": 1333})
     config.flip = 0.5
     config.max_instances = 100  # objects kept per training image, the largest first
     config.max_crowds = 10

@@ -4,7 +4,8 @@
   python train.py --config=configs/mask_rcnn.py:r50,1x,coco,root=/data/coco --workdir=runs/r50 --config.init_from=...
 
 Arguments, each optional: `r18|r50|r101`; schedule `1x|2x|3x`; data `own|coco`; `root=DIR`, where the images and the
-annotations are; `pretrained`; `runlocal`, a few steps of a tiny model on whatever machine this is.
+annotations are; `pretrained`; `runlocal`, a few steps of a tiny model on whatever machine this is; and the conventions
+of other libraries, `torchvision|torchvision_v2|detectron2|mmdet`, see below.
 
 `own` (what `root=DIR` alone means) is a folder of yours in COCO format: DIR/train, DIR/val (images),
 DIR/annotations/instances_train.json and instances_val.json, and test likewise if there is one. Classes come from the
@@ -15,6 +16,25 @@ JSON. It trains from nothing, with group norm, for a number of steps that you sh
 takes 2 x 2 samples a bin instead of an adaptive number; pixels are normalised as torchvision's weights want them (RGB,
 mean and deviation of ImageNet) and the stride of a bottleneck is in its 3x3 convolution, both settings; an object that
 no anchor touches makes no anchor positive; at most `model.test.candidates` (box, class) pairs enter the suppression.
+
+In the conventions of other libraries their weights give their results, and can be fine-tuned:
+
+  python -m jaxseg.weights maskrcnn_resnet50_fpn.pth --config=configs/mask_rcnn.py:torchvision --workdir=runs/tv
+  python train.py --config=configs/mask_rcnn.py:torchvision,root=DIR --workdir=runs/mine --config.init_from=runs/tv
+
+`torchvision`: maskrcnn_resnet50_fpn. THE EPSILON OF ITS FROZEN BATCH NORMS IS NOT IN THE FILE: torchvision sets it to 0
+for the weights that it publishes (COCO_V1), and that is the default here. For a file that you trained yourself give
+`eps=1e-5`, what torchvision uses for everything else. A wrong one shifts every feature a little and says nothing.
+`torchvision_v2`: maskrcnn_resnet50_fpn_v2; its epsilon is always 1e-5.
+`detectron2`: the R50-FPN model zoo. `mmdet`: mask-rcnn_r50_fpn of MMDetection 2 and 3.
+`style=pytorch|caffe` says what the backbone was trained with: caffe, the stride in the 1x1 convolution and pixels not
+divided by their deviation; pytorch, the stride in the 3x3 convolution and divided pixels. The default is caffe for
+Detectron2's ResNets and pytorch for the others.
+`exact` pads every image to the next multiples of 32 alone, as those libraries do in evaluation, instead of into one of
+two buckets: their results to the last digits, for one compilation (some seconds) a shape; COCO has about forty.
+
+Without data of your own there are 80 classes; for torchvision 90, COCO's category ids 1 to 90, ten of them unused.
+What is left of their differences, and the measurements: docs/parity.md.
 """
 
 from configs import common
@@ -29,7 +49,11 @@ _SCHEDULES = {  # steps, milestones at 16 images a step
 def get_config(arg=None):
     arg = common.parse_arg(
         arg,
+        like=("jaxseg", *_PRESETS),
         backbone=("r50", "r18", "r101"),
+        style=("auto", "pytorch", "caffe"),
+        eps=-1.0,
+        exact=False,
         schedule=("1x", "2x", "3x"),
         data=("auto", "own", "coco"),
         root="",
@@ -40,13 +64,106 @@ def get_config(arg=None):
     config.model.backbone.depth = int(arg.backbone[1:])
     config.train.steps, config.optim.milestones = _SCHEDULES[arg.schedule]
     config.data.root = arg.root
-    own = arg.data == "own" or (arg.data == "auto" and arg.root)
-    if own:
+    config.model.num_classes = 80
+    if arg.like != "jaxseg":
+        _PRESETS[arg.like](config)
+        config.model.ignore_padding = False
+        config.model.criterion.crowd_iof = 2.0  # they leave crowds out of training altogether
+    if arg.like == "detectron2":
+        _caffe(config)
+    if arg.style != "auto":
+        (_caffe if arg.style == "caffe" else _pytorch)(config)
+    if arg.eps >= 0:
+        config.model.backbone.norm_epsilon = arg.eps
+    if arg.exact:
+        config.data.buckets = _every_shape(config.data.eval_resize)
+    if arg.data == "own" or (arg.data == "auto" and arg.root):
         common.own_data(config)
-    else:
-        config.model.num_classes = 80
-    if own and not arg.pretrained:
-        common.from_scratch(config)
+        config.model.num_classes = 0
+        if arg.like == "jaxseg" and not arg.pretrained:
+            common.from_scratch(config)
     if arg.runlocal:
         common.run_local(config)
     return config
+
+
+def _torchvision(config):
+    model = config.model
+    model.num_classes = 90
+    model.backbone.norm_epsilon = 0.0  # of published weights; see above
+    model.roi_sampling.aligned = False
+    model.roi_sampling.level_tolerance = 1 - 2**-1e-6
+    model.rpn.round_anchors = model.rpn.fitted_stride = True
+    model.rpn.min_size = 1e-3
+    model.rpn.post_nms = (2000, 1000)
+    model.mask_head.soft_targets = True
+    model.criterion.rpn.smooth_l1_beta = model.criterion.roi.smooth_l1_beta = 1 / 9
+    model.criterion.rpn.average = "sampled"
+    model.test.min_size = 1e-2
+    model.test.paste = "torchvision"
+    _resize(config, "torchvision", (800,))
+
+
+def _torchvision_v2(config):
+    _torchvision(config)
+    model = config.model
+    model.backbone.norm_epsilon = 1e-5
+    model.backbone.norm = model.fpn.norm = "batch_norm"
+    model.rpn.convs = 2
+    model.box_head.convs, model.box_head.fcs, model.box_head.norm = 4, 1, "batch_norm"
+    model.mask_head.norm = "batch_norm"
+
+
+def _detectron2(config):
+    model = config.model
+    model.roi_sampling.ratio, model.roi_sampling.max_ratio = 0, 8
+    _resize(config, "detectron2", config.data.resize.short)
+
+
+def _mmdet(config):
+    model = config.model
+    model.two_sided_clamp = True
+    model.backbone.norm = "batch_norm_eval"
+    model.roi_sampling.ratio, model.roi_sampling.max_ratio = 0, 8
+    model.roi_sampling.level_tolerance = 2.5e-7  # 1e-6 on a side of 224 in units of 56
+    rpn, roi = model.criterion.rpn, model.criterion.roi
+    rpn.low_quality, rpn.low_quality_iou = "reassign", 0.3
+    roi.low_quality, roi.low_quality_iou = "reassign", 0.5
+    rpn.average = "sampled"
+    _resize(config, "mmdet", (800,))
+
+
+_PRESETS = {
+    "torchvision": _torchvision,
+    "torchvision_v2": _torchvision_v2,
+    "detectron2": _detectron2,
+    "mmdet": _mmdet,
+}
+
+
+def _resize(config, method, short):
+    config.data.resize.method = config.data.eval_resize.method = method
+    config.data.resize.short = short
+
+
+def _caffe(config):
+    config.model.backbone.stride_in_1x1 = True
+    config.model.pixel_std = (1.0, 1.0, 1.0)
+
+
+def _pytorch(config):
+    config.model.backbone.stride_in_1x1 = False
+    config.model.pixel_std = (58.395, 57.12, 57.375)
+
+
+def _every_shape(resize):
+    """The canvases, multiples of 32, that images resized to `short` and `max` need."""
+
+    def up(side):
+        return -(-side // 32) * 32
+
+    short, longest = up(resize.short), up(resize.max)
+    landscape = [(short, width) for width in range(short, longest + 1, 32)]
+    landscape += [(height, longest) for height in range(32, short, 32)]
+    portrait = [(width, height) for height, width in landscape if height != width]
+    return (*landscape, *portrait)

@@ -112,6 +112,7 @@ class Predictor:
             probabilities=np.asarray(found.masks[0], np.float32)[keep][inside],
             categories=self.categories,
             mask_threshold=self.config.model.test.mask_threshold,
+            paste=self.config.model.test.paste,
         )
 
     def _batch(self, pixels: np.ndarray) -> Batch:
@@ -121,7 +122,7 @@ class Predictor:
         bucket = tuple(data.buckets[geometry.choose_bucket(wanted, data.buckets)])
         place = geometry.fixed(data.eval_resize, size, bucket)
         height, width = place.size
-        images = np.zeros((1, *bucket, 3), np.uint8)
+        images = np.zeros((1, *bucket, 3), geometry.dtype(data.eval_resize))
         images[0, :height, :width] = place.image(pixels)
         return Batch(images, np.array([place.size], np.float32), np.ones(1, bool))
 
@@ -142,6 +143,7 @@ class Prediction:
     probabilities: np.ndarray
     categories: tuple[Any, ...]
     mask_threshold: float = 0.5
+    paste: str = "continuous"
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -173,7 +175,11 @@ class Prediction:
         """(H, W) bool of one instance."""
         size = self.image.shape[:2]
         x, y, region = results_lib.paste_region(
-            self.probabilities[index], self.mask_boxes[index], size, self.mask_threshold
+            self.probabilities[index],
+            self.mask_boxes[index],
+            size,
+            self.mask_threshold,
+            self.paste,
         )
         mask = np.zeros(size, bool)
         mask[y : y + region.shape[1], x : x + region.shape[0]] = region.T
@@ -204,6 +210,7 @@ class Prediction:
             original_size=size,
             category_ids=[category.id for category in self.categories],
             mask_threshold=self.mask_threshold,
+            paste=self.paste,
         )
 
     def _repr_png_(self) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
 
 
 @flax.struct.dataclass
@@ -32,7 +32,8 @@ class Targets:
 class Batch:
     """What a training or inference step takes. `image_size` is (height, width) without the padding right and below."""
 
-    images: UInt8[Array, "B H W 3"]  # RGB, zero outside `image_size`; normalised on the device
+    # RGB, 0..255, zero outside `image_size`; normalised on the device. Float where resizing does not round.
+    images: UInt8[Array, "B H W 3"] | Float32[Array, "B H W 3"]
     image_size: Float[Array, "B 2"]
     valid: Bool[Array, "B"]  # False: an entry that only fills up the batch
     targets: Targets | None = None

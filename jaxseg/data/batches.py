@@ -105,8 +105,9 @@ class Eval:
 def _blank(
     count: int, bucket: tuple[int, int], options: Options, *, targets: bool
 ) -> dict[str, np.ndarray]:
+    dtype = geometry.dtype(options.resize if targets else options.eval_resize)
     out = {
-        "images": np.zeros((count, *bucket, 3), np.uint8),
+        "images": np.zeros((count, *bucket, 3), dtype),
         "image_size": np.tile(np.array(bucket, np.float32), (count, 1)),
         "valid": np.zeros(count, bool),
         "image_ids": np.full(count, -1, np.int64),

@@ -40,7 +40,7 @@ def paste(
 
 def draw(batch: Any, slot: int, names: tuple[str, ...]) -> UInt8[np.ndarray, "H W 3"]:
     """The picture of one entry of a training batch; a small one is enlarged."""
-    image, targets = batch.images[slot].copy(), batch.targets
+    image, targets = np.rint(batch.images[slot]).astype(np.uint8), batch.targets
     height, width = map(int, batch.image_size[slot])
     cv2.rectangle(image, (0, 0), (width - 1, height - 1), (128, 128, 128), 1)
     objects = np.flatnonzero(targets.valid[slot])

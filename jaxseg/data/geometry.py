@@ -8,8 +8,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, UInt8
 
+from jaxseg.data import resize as resize_lib
 from jaxseg.data import settings
 
 check = settings.check
@@ -17,13 +18,17 @@ check = settings.check
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """Resize to `resized`, cut out `size` from `offset` on, then mirror. All are (height, width) in pixels."""
+    """Resize to `resized`, cut out `size` from `offset` on, then mirror. All are (height, width) in pixels.
+
+    `method` is how images are resized; see data.resize.
+    """
 
     original: tuple[int, int]
     resized: tuple[int, int]
     offset: tuple[int, int]
     size: tuple[int, int]
     flip: bool
+    method: str = "opencv"
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -33,11 +38,10 @@ class Geometry:
     def cropped(self) -> bool:
         return self.size != self.resized
 
-    def image(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-        if self.resized != image.shape[:2]:
-            shrinks = self.resized[0] < image.shape[0]
-            method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            image = cv2.resize(image, self.resized[::-1], interpolation=method)
+    def image(
+        self, image: UInt8[np.ndarray, "H W 3"]
+    ) -> UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w 3"]:
+        image = resize_lib.resample(image, self.resized, self.method)
         if self.cropped:
             (y, x), (height, width) = self.offset, self.size
             image = np.ascontiguousarray(image[y : y + height, x : x + width])
@@ -64,11 +68,11 @@ class Geometry:
 
 
 def shortest_edge(
-    size: tuple[int, int], short: int | float, longest: int | float
+    size: tuple[int, int], short: int | float, longest: int | float, method: str = "opencv"
 ) -> tuple[int, int]:
     """The (height, width) whose shorter side is `short`, unless the longer side would exceed `longest`."""
     factor = min(short / min(size), longest / max(size))
-    return _scaled(size, factor)
+    return resize_lib.scaled(size, factor, method)
 
 
 def fitted(size: tuple[int, int], limit: tuple[int, int]) -> tuple[int, int]:
@@ -76,12 +80,8 @@ def fitted(size: tuple[int, int], limit: tuple[int, int]) -> tuple[int, int]:
     factor = min(1.0, limit[0] / size[0], limit[1] / size[1])
     if factor == 1.0:
         return size
-    height, width = _scaled(size, factor)
+    height, width = resize_lib.scaled(size, factor)
     return min(height, limit[0]), min(width, limit[1])
-
-
-def _scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
-    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def draw(
@@ -94,31 +94,38 @@ def draw(
     """Draws the geometry of a training image. The same number of draws in every mode, so that flips agree."""
     mirrored = bool(rng.random() < flip)
     first, down, across = rng.random(3)
+    method = _method(resize)
     if resize.mode == "shortest_edge":
         sizes = _as_tuple(resize.short)
         short = sizes[int(first * len(sizes))]
-        resized = fitted(shortest_edge(original, short, resize.max), bucket)
-        return Geometry(original, resized, (0, 0), resized, mirrored)
+        resized = fitted(shortest_edge(original, short, resize.max, method), bucket)
+        return Geometry(original, resized, (0, 0), resized, mirrored, method)
     low, high = resize.scale
     target = fitted(tuple(resize.size), bucket)
     factor = min(target[0] / original[0], target[1] / original[1])
-    resized = _scaled(original, factor * (low + (high - low) * first))
+    resized = resize_lib.scaled(original, factor * (low + (high - low) * first), method)
     size = min(resized[0], target[0]), min(resized[1], target[1])
     offset = int(down * (resized[0] - size[0] + 1)), int(across * (resized[1] - size[1] + 1))
-    return Geometry(original, resized, offset, size, mirrored)
+    return Geometry(original, resized, offset, size, mirrored, method)
 
 
 def fixed(resize: Any, original: tuple[int, int], bucket: tuple[int, int]) -> Geometry:
     """The geometry of an evaluation image: `config.data.eval_resize`, no flip."""
-    resized = fitted(shortest_edge(original, resize.short, resize.max), bucket)
-    return Geometry(original, resized, (0, 0), resized, False)
+    method = _method(resize)
+    resized = fitted(shortest_edge(original, resize.short, resize.max, method), bucket)
+    return Geometry(original, resized, (0, 0), resized, False, method)
 
 
 def largest(resize: Any, original: tuple[int, int]) -> tuple[int, int]:
     """The biggest size that an image may be resized to: what its bucket has to hold."""
     if resize.get("mode", "shortest_edge") == "lsj":
         return tuple(resize.size)
-    return shortest_edge(original, max(_as_tuple(resize.short)), resize.max)
+    return shortest_edge(original, max(_as_tuple(resize.short)), resize.max, _method(resize))
+
+
+def dtype(resize: Any) -> type:
+    """Of the images that `config.data.resize` or `eval_resize` makes."""
+    return resize_lib.dtype(_method(resize))
 
 
 def choose_bucket(size: tuple[int, int], buckets: Sequence[tuple[int, int]]) -> int:
@@ -129,6 +136,10 @@ def choose_bucket(size: tuple[int, int], buckets: Sequence[tuple[int, int]]) -> 
         return -shrink, bucket[0] * bucket[1]
 
     return min(range(len(buckets)), key=lambda i: cost(buckets[i]))
+
+
+def _method(resize: Any) -> str:
+    return resize.get("method", "opencv")
 
 
 def _as_tuple(value: Any) -> tuple[int | float, ...]:

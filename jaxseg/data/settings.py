@@ -9,6 +9,8 @@ from typing import Any
 
 from absl import logging
 
+from jaxseg.data import resize as resize_lib
+
 SOURCES = ("coco_json", "shapes")
 MODES = ("shortest_edge", "lsj")
 STRIDE = 32  # of the network's coarsest level but the pooled one
@@ -97,6 +99,12 @@ def _check_resize(data: Any) -> None:
         raise ValueError(
             f"data.eval_resize.mode={evaluation!r}: evaluation only has shortest_edge."
         )
+    for name in ("resize", "eval_resize"):
+        method = data[name].get("method", "opencv")
+        if method not in resize_lib.METHODS:
+            raise ValueError(
+                f"data.{name}.method={method!r}: allowed are {', '.join(resize_lib.METHODS)}."
+            )
     _check_shortest_edge("data.resize", data.resize, several=True)
     _check_shortest_edge("data.eval_resize", data.eval_resize, several=False)
     if mode == "lsj":

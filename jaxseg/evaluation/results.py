@@ -4,6 +4,9 @@ A mask is a small grid of probabilities over its box. It is pasted with continuo
 (bilinear between cell centres, zero outside, the semantics of Detectron2's `grid_sample`), one mask
 at a time and only on the pixels that its box reaches, and goes straight into run lengths: no
 full-size mask is ever made.
+
+`paste="torchvision"` pastes as torchvision's Mask R-CNN does instead: the grid gets a border of zeros, its box grows
+with it and is cut to whole pixels, and what the bilinear resize gives must be above the threshold.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ def detections_to_results(
     category_ids: Sequence[int],
     *,
     mask_threshold: float = 0.5,
+    paste: str = "continuous",
 ) -> list[dict]:
     """A batch of detections as COCO result dicts with `bbox` and `segmentation`.
 
@@ -34,6 +38,7 @@ def detections_to_results(
       original_size: (B, 2) (height, width) of the image file.
       category_ids: the data set's category id of each class index.
       mask_threshold: pixels with at least this probability belong to the object.
+      paste: see `paste_region`.
 
     Returns:
       One dict a detection: image_id, category_id, score, bbox (x, y, width, height; clipped to the
@@ -55,6 +60,7 @@ def detections_to_results(
             original_size=original_size[b],
             category_ids=category_ids,
             mask_threshold=mask_threshold,
+            paste=paste,
         )
     return results
 
@@ -70,6 +76,7 @@ def image_results(
     original_size: Sequence[int],
     category_ids: Sequence[int],
     mask_threshold: float = 0.5,
+    paste: str = "continuous",
 ) -> list[dict]:
     """The results of one image: boxes (D, 4), scores (D,), classes (D,), masks (D, h, w), all of
     them valid.
@@ -87,7 +94,7 @@ def image_results(
                 "category_id": category_ids[int(classes[d])],
                 "score": round(float(scores[d]), 7),
                 "bbox": [round(x0, 3), round(y0, 3), round(x1 - x0, 3), round(y1 - y0, 3)],
-                "segmentation": paste_rle(masks[d], boxes[d], size, mask_threshold),
+                "segmentation": paste_rle(masks[d], boxes[d], size, mask_threshold, paste),
             }
         )
     return results
@@ -109,7 +116,11 @@ def clip(boxes: np.ndarray, size: Sequence[int]) -> np.ndarray:
 
 
 def paste_region(
-    probabilities: np.ndarray, box: np.ndarray, size: tuple[int, int], threshold: float = 0.5
+    probabilities: np.ndarray,
+    box: np.ndarray,
+    size: tuple[int, int],
+    threshold: float = 0.5,
+    paste: str = "continuous",
 ) -> tuple[int, int, np.ndarray]:
     """Pastes one mask on the part of the image that its box can reach.
 
@@ -118,16 +129,24 @@ def paste_region(
       box: (4,) xyxy in continuous pixels of the image; may stick out of it.
       size: (height, width) of the image.
       threshold: in (0, 1].
+      paste: "continuous", or "torchvision": where the box is cut to whole pixels, and only probabilities above the
+        threshold belong to the object.
 
     Returns:
       x, y of the region's first pixel, and the region's mask (width, height), transposed because
       RLE runs down columns.
+
+    Raises:
+      ValueError: an unknown way to paste.
     """
+    if paste not in PASTES:
+        raise ValueError(f"paste={paste!r}: allowed are {', '.join(PASTES)}.")
+    axis, belongs = PASTES[paste]
     x0, y0, x1, y1 = np.asarray(box, np.float64).tolist()
     rows, across = probabilities.shape
-    x, weights_x = _axis(x0, x1, across, size[1])
-    y, weights_y = _axis(y0, y1, rows, size[0])
-    return x, y, (weights_x @ probabilities.T @ weights_y.T) >= threshold
+    x, weights_x = axis(x0, x1, across, size[1])
+    y, weights_y = axis(y0, y1, rows, size[0])
+    return x, y, belongs(weights_x @ probabilities.T @ weights_y.T, threshold)
 
 
 def _axis(low: float, high: float, cells: int, limit: int) -> tuple[int, np.ndarray]:
@@ -144,11 +163,42 @@ def _axis(low: float, high: float, cells: int, limit: int) -> tuple[int, np.ndar
     return first, np.maximum(1 - distance, 0)
 
 
+def _whole_pixel_axis(low: float, high: float, cells: int, limit: int) -> tuple[int, np.ndarray]:
+    """As `_axis`, the way torchvision does it."""
+    # In float32, as there: which whole pixel a corner is cut to may depend on its last bit.
+    low, high = np.float32(low), np.float32(high)
+    middle, half = (high + low) * np.float32(0.5), (high - low) * np.float32(0.5)
+    half *= np.float32((cells + 2) / cells)
+    if not np.isfinite(middle + half):
+        return 0, np.zeros((0, cells), np.float32)
+    start, end = int(middle - half), int(middle + half)  # cut towards zero
+    count = max(end - start + 1, 1)
+    first, last = max(start, 0), min(end + 1, limit)
+    if last <= first:
+        return 0, np.zeros((0, cells), np.float32)
+    # Pixel i of `count` is a bilinear sample of the bordered grid, whose first and last cells are 0.
+    place = (np.arange(first - start, last - start) + 0.5) * ((cells + 2) / count) - 0.5
+    place = np.clip(place, 0, cells + 1).astype(np.float32)
+    distance = np.abs(place[:, None] - np.arange(1, cells + 1, dtype=np.float32))
+    return first, np.maximum(1 - distance, 0)
+
+
+# How a mask is pasted: the weights of an axis, and which probabilities belong to the object.
+PASTES = {
+    "continuous": (_axis, np.greater_equal),
+    "torchvision": (_whole_pixel_axis, np.greater),
+}
+
+
 def paste_rle(
-    probabilities: np.ndarray, box: np.ndarray, size: tuple[int, int], threshold: float = 0.5
+    probabilities: np.ndarray,
+    box: np.ndarray,
+    size: tuple[int, int],
+    threshold: float = 0.5,
+    paste: str = "continuous",
 ) -> dict:
     """`paste_region` as a compressed COCO RLE of the whole image, with str counts (ready for JSON)."""
-    return region_rle(*paste_region(probabilities, box, size, threshold), size)
+    return region_rle(*paste_region(probabilities, box, size, threshold, paste), size)
 
 
 def region_rle(x: int, y: int, region: np.ndarray, size: tuple[int, int]) -> dict:

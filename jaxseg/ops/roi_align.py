@@ -43,7 +43,8 @@ def roi_align(
 ) -> Float[Array, "B R S S C"]:
     """Pools (B, R, 4) boxes (xyxy, input pixels), each from the level its size asks for (FPN, Lin et al. 2017, eq. 1).
 
-    Samples are clamped to the cells of the unpadded image, or of the canvas (`sampling`). Returns the pyramid's dtype; no gradient to the boxes.
+    Samples are clamped to the cells of the unpadded image, or of the canvas (`sampling`). Returns the pyramid's dtype;
+    no gradient to the boxes.
     """
     operator = pallas_kernels.multilevel_roi_align
     return _pool(operator, pyramid, boxes, (), output_size, sampling, implementation)
