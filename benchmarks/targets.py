@@ -52,12 +52,11 @@ def environment(platform: str, dump: str) -> dict[str, str]:
     variables = {"JAX_PLATFORMS": "cpu"}  # no device is looked for
     if platform == "cuda":
         assembler = ptxas.find()
-        flags = ["--xla_gpu_autotune_level=0", f"--xla_dump_to={dump}"]
-        if jax.__version_info__ >= (
-            0,
-            11,
-        ):  # before, GPU code is dumped anyway, and this makes it slow
-            flags.append("--xla_dump_emitter_re=.*")
+        flags = [
+            "--xla_gpu_autotune_level=0",  # there is no GPU to try on
+            f"--xla_dump_to={dump}",
+            "--xla_dump_emitter_re=ptx",  # newer releases dump it only if asked
+        ]
         if assembler is not None:
             variables["PATH"] = f"{assembler.parent}{os.pathsep}{os.environ.get('PATH', '')}"
             flags.append(f"--xla_gpu_cuda_data_dir={assembler.parents[1]}")
