@@ -125,6 +125,11 @@ def model() -> ConfigDict:
     config.backbone.norm = "frozen_bn"  # frozen_bn | batch_norm | batch_norm_eval | group_norm
     config.backbone.norm_epsilon = 1e-5  # 0 for torchvision's published detectors without "v2"
     config.backbone.stride_in_1x1 = False
+    config.backbone.groups = 1  # of the 3x3 convolutions of bottlenecks; ResNeXt 32x8d: 32
+    config.backbone.width_per_group = 64  # channels of each in stage 1; ResNeXt 32x8d: 8
+    config.backbone.deform = "none"  # none | v1 | v2 (modulated): of those convolutions
+    config.backbone.deform_stages = (2, 3, 4)  # C3, C4, C5
+    config.backbone.deform_groups = 1  # parts of the channels with offsets of their own
     config.fpn = ConfigDict({"channels": 256, "norm": "none"})
     config.rpn = ConfigDict()
     config.rpn.channels = 256
@@ -264,6 +269,7 @@ def small(config: ConfigDict) -> None:
     from_scratch(config)
     model = config.model
     model.backbone.depth, model.backbone.width = 18, 32
+    model.backbone.groups, model.backbone.width_per_group, model.backbone.deform = 1, 64, "none"
     model.fpn.channels = model.rpn.channels = 64
     model.rpn.anchor_sizes = (16, 32, 64, 128, 256)
     model.rpn.pre_nms, model.rpn.post_nms = (400, 300), (250, 150)

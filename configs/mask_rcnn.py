@@ -3,9 +3,10 @@
   python train.py --config=configs/mask_rcnn.py:root=/data/mine --workdir=runs/mine
   python train.py --config=configs/mask_rcnn.py:r50,1x,coco,root=/data/coco --workdir=runs/r50 --config.init_from=...
 
-Arguments, each optional: `r18|r50|r101`; schedule `1x|2x|3x`; data `own|coco`; `root=DIR`, where the images and the
-annotations are; `pretrained`; `runlocal`, a few steps of a tiny model on whatever machine this is; and the conventions
-of other libraries, `torchvision|torchvision_v2|detectron2|mmdet`, see below.
+Arguments, each optional: `r18|r50|r101|x101_32x8d|x101_32x4d|r101_dcn|r101_dcnv2` (docs/models.md); schedule
+`1x|2x|3x`; data `own|coco`; `root=DIR`, where the images and the annotations are; `pretrained`; `runlocal`, a few steps
+of a tiny model on whatever machine this is; and the conventions of other libraries,
+`torchvision|torchvision_v2|detectron2|mmdet`, see below.
 
 `own` (what `root=DIR` alone means) is a folder of yours in COCO format: DIR/train, DIR/val (images),
 DIR/annotations/instances_train.json and instances_val.json, and test likewise if there is one. Classes come from the
@@ -37,7 +38,7 @@ Without data of your own there are 80 classes; for torchvision 90, COCO's catego
 What is left of their differences, and the measurements: docs/parity.md.
 """
 
-from configs import common
+from configs import backbones, common
 
 _SCHEDULES = {  # steps, milestones at 16 images a step
     "1x": (90_000, (60_000, 80_000)),
@@ -50,7 +51,7 @@ def get_config(arg=None):
     arg = common.parse_arg(
         arg,
         like=("jaxseg", *_PRESETS),
-        backbone=("r50", "r18", "r101"),
+        backbone=backbones.NAMES,
         style=("auto", "pytorch", "caffe"),
         eps=-1.0,
         exact=False,
@@ -61,7 +62,7 @@ def get_config(arg=None):
         runlocal=False,
     )
     config = common.base()
-    config.model.backbone.depth = int(arg.backbone[1:])
+    backbones.choose(config, arg.backbone)
     config.train.steps, config.optim.milestones = _SCHEDULES[arg.schedule]
     config.data.root = arg.root
     config.model.num_classes = 80
@@ -69,7 +70,7 @@ def get_config(arg=None):
         _PRESETS[arg.like](config)
         config.model.ignore_padding = False
         config.model.criterion.crowd_iof = 2.0  # they leave crowds out of training altogether
-    if arg.like == "detectron2":
+    if arg.like == "detectron2" and not arg.backbone.startswith("x101"):
         _caffe(config)
     if arg.style != "auto":
         (_caffe if arg.style == "caffe" else _pytorch)(config)

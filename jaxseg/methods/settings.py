@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from jaxseg.modeling import criterion, norms, resnet
+from jaxseg.modeling import criterion, deform_conv, norms, resnet
 from jaxseg.ops import matching, roi_align
 
 PASTES = ("continuous", "torchvision")  # see evaluation.results.paste_region
@@ -74,6 +74,11 @@ RULES: Mapping[str, Rule] = {
     "backbone.norm": _one_of(*norms.NORMS),
     "backbone.norm_epsilon": _number(0.0),
     "backbone.stride_in_1x1": _FLAG,
+    "backbone.groups": _whole(1),
+    "backbone.width_per_group": _whole(1),
+    "backbone.deform": _one_of("none", *deform_conv.VERSIONS),
+    "backbone.deform_stages": _several(_one_of(2, 3, 4)),
+    "backbone.deform_groups": _whole(1),
     "fpn.channels": _whole(1),
     "fpn.norm": _one_of(*norms.NORMS),
     "rpn.channels": _whole(1),
@@ -139,6 +144,7 @@ def validate(config: ConfigDict) -> None:
             value = value[part]
         if not holds(value):
             raise ValueError(f"config.model.{key}={value!r}: allowed is {words}.")
+    _check_backbone(model.backbone)
     low, high = model.criterion.rpn.negative_iou, model.criterion.rpn.positive_iou
     if low > high:
         raise ValueError(
@@ -157,3 +163,31 @@ def validate(config: ConfigDict) -> None:
         )
     if model.dtype == "float64" and not jax.config.jax_enable_x64:
         raise ValueError("config.model.dtype='float64' needs jax_enable_x64; it exists for tests.")
+
+
+def _check_backbone(backbone: ConfigDict) -> None:
+    """Raises ValueError for groups and deformable convolutions that the blocks do not have, or cannot."""
+    key = "config.model.backbone"
+    if backbone.depth not in resnet.BOTTLENECKS:
+        for name, plain in (("groups", 1), ("width_per_group", 64), ("deform", "none")):
+            if backbone[name] != plain:
+                raise ValueError(
+                    f"{key}.{name}={backbone[name]!r} is a setting of bottlenecks, which depth="
+                    f"{backbone.depth} has none of; allowed is {plain!r}, or a depth of "
+                    f"{', '.join(map(str, resnet.BOTTLENECKS))}."
+                )
+    groups, per_group = backbone.groups, backbone.width_per_group
+    if backbone.width * per_group < 64:
+        raise ValueError(
+            f"{key}.width={backbone.width} with width_per_group={per_group} leaves groups without "
+            "channels; their product must be at least 64."
+        )
+    if backbone.deform == "none":
+        return
+    for stage in backbone.deform_stages:
+        channels = resnet.inner_width(backbone.width * 2 ** (stage - 1), groups, per_group)
+        if channels % backbone.deform_groups:
+            raise ValueError(
+                f"{key}.deform_groups={backbone.deform_groups} does not divide the {channels} "
+                f"channels of the 3x3 convolutions of stage {stage}."
+            )
