@@ -139,7 +139,7 @@ def load(
             machine.step(op.name, argument)
     except Refused:
         raise
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, Warning) as error:
         # Whatever goes wrong below is the file's fault: the machine takes its operands as they come.
         raise ValueError(
             f"it is truncated or damaged: its pickle makes no sense at byte {position} ({error})"
