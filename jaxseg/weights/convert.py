@@ -246,7 +246,7 @@ def _with_classes(config: ConfigDict, chosen: Classes | None) -> ConfigDict:
 
 
 def _why_initial(path: str, layout: Layout, classes: Choice) -> str:
-    if layout.of_backbone:
+    if layout.of_backbone and not path.partition("/")[2].startswith("backbone/"):
         return "the file has a backbone only"
     module = path.partition("/")[2].rpartition("/")[0]
     if any(row.find(module) for row in layout.rows):

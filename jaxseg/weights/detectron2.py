@@ -17,6 +17,12 @@ FPN = (
     Row("fpn/output{l}", "backbone.fpn_output{l}", "conv"),
     Row("fpn/output{l}_norm", "backbone.fpn_output{l}.norm", "norm"),
 )
+# Deformable convolutions are in detectors only.
+OFFSET = Row(
+    "backbone/stage{s}/block{b}/conv{i}/offset",
+    "backbone.bottom_up.res{s+1}.{b}.conv{i}_offset",
+    "conv",
+)
 HEADS = (
     Row("rpn/head/objectness", "proposal_generator.rpn_head.objectness_logits", "conv"),
     Row("rpn/head/deltas", "proposal_generator.rpn_head.anchor_deltas", "conv"),
@@ -40,6 +46,7 @@ def layout(config) -> Layout:
         *below("backbone.bottom_up.", backbone(config)),
         *FPN,
         *HEADS,
+        OFFSET,
         Row("rpn/head/conv{i}", f"proposal_generator.rpn_head.{rpn_conv}", "conv"),
     )
     return Layout("detectron2", rows, ignored=IGNORED, channels="bgr")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from jaxseg.weights import torchvision
 from jaxseg.weights.names import Layout, Row
 
@@ -36,13 +38,23 @@ def layout(config) -> Layout:
     rows = (
         *torchvision.below("backbone.", backbone(config)),
         *HEADS,
+        Row(
+            "backbone/stage{s}/block{b}/conv{i}/offset",
+            "backbone.layer{s}.{b}.conv{i}.conv_offset",
+            "conv",
+        ),
         Row("rpn/head/conv{i}", rpn_conv, "conv"),
         Row("roi_heads/box_head/norm{i}", f"roi_head.bbox_head.shared_convs.{{i}}.{box}", "norm"),
         Row("roi_heads/mask_head/norm{i}", f"roi_head.mask_head.convs.{{i}}.{mask}", "norm"),
         Row("fpn/lateral{l}_norm", f"neck.lateral_convs.{{l-2}}.{fpn}", "norm"),
         Row("fpn/output{l}_norm", f"neck.fpn_convs.{{l-2}}.{fpn}", "norm"),
     )
-    return Layout("mmdet", rows, ignored=IGNORED)
+    return Layout("mmdet", rows, ignored=IGNORED, modern=modern)
+
+
+def modern(name: str) -> str:
+    """Today's spelling; deformable convolutions had another one in early versions of mmcv."""
+    return re.sub(r"(\.conv\d)_offset\.", r"\1.conv_offset.", name)
 
 
 def backbone(config) -> tuple[Row, ...]:

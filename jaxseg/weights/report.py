@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 SHOWN = 3  # names of each reason
 
@@ -33,12 +33,29 @@ class Report:
             f"layout   {self.layout}",
             f"used     {len(self.used)} of the file's {len(self.used) + len(self.ignored)} arrays",
         ]
-        groups = {"ignored": self.ignored, "constant": self.constant, "initial": self.initial}
-        for title, names in groups.items():
-            for why, members in _by_reason(names).items():
-                lines.append(f"{title:<9}{len(members)}: {why} ({_few(members)})")
+        others = [*self.used.values(), *self.constant]
+        for why, names in _by_reason(self.ignored).items():
+            lines.append(f"ignored  {len(names)}: {why} ({_few(names)})")
+        for why, paths in _by_reason(self.constant).items():
+            lines.append(f"constant {len(paths)}: {why} ({_few(paths)})")
+        for why, paths in _by_reason(self.initial).items():
+            lines.append(f"initial  {len(paths)}: {why} ({', '.join(modules(paths, others))})")
         lines += [f"note     {note}" for note in self.notes]
         return "\n".join(lines)
+
+
+def modules(paths: Iterable[str], others: Iterable[str]) -> list[str]:
+    """The largest modules that hold nothing but `paths`, where everything else is `others`; paths as in a tree."""
+    inner = [path.partition("/")[2] for path in paths]
+    elsewhere = {prefix for path in others for prefix in _prefixes(path.partition("/")[2])}
+    found = (next(p for p in _prefixes(path) if p not in elsewhere) for path in inner)
+    return sorted(dict.fromkeys(found))
+
+
+def _prefixes(path: str) -> list[str]:
+    """`a`, `a/b`, `a/b/c` of `a/b/c`."""
+    parts = path.split("/")
+    return ["/".join(parts[: i + 1]) for i in range(len(parts))]
 
 
 def _by_reason(names: Mapping[str, str]) -> dict[str, list[str]]:
