@@ -56,7 +56,7 @@ def code(value: Any) -> bytes:
             return b"\x88" if value else b"\x89"
         case int():
             content = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-            return _length(b"\x8b", content)
+            return b"\x8a" + bytes([len(content)]) + content
         case float():
             return b"G" + struct.pack(">d", value)
         case str():
@@ -91,6 +91,11 @@ def storage(
     return Reference(("storage", Global(module, kind), key, "cpu", size))
 
 
+def stream_storage(view: tuple[str, int, int] | None = None) -> Reference:
+    """As streams refer to them; `view` is (name, first element, elements)."""
+    return Reference((*storage().id, view))
+
+
 def tensor(shape=(2, 3), stride=(3, 1), offset=0, of: Any = None) -> Call:
     arguments = (of or storage(), offset, shape, stride, False, {})
     return Call(Global("torch._utils", "_rebuild_tensor_v2"), arguments)
@@ -113,6 +118,7 @@ def torch_zip(value: Any, storages: dict[str, bytes] | None = None, **entries: b
     with zipfile.ZipFile(file, "w") as archive:
         content = value if isinstance(value, bytes) else pickled(value)
         archive.writestr("archive/data.pkl", content)
+        archive.writestr("archive/version", b"3\n")
         for key, numbers in ({"0": SIX} if storages is None else storages).items():
             archive.writestr(f"archive/data/{key}", numbers)
         for name, content in entries.items():

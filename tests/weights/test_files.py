@@ -106,11 +106,13 @@ def test_wrappers_are_taken_off(load, wrapper):
     assert (got.metadata, got.dropped) == ({"n": 1}, ("model_ema",))
 
 
-def test_files_made_by_hand_are_those_of_torch(load):
+@pytest.mark.parametrize("file", ["zip", "stream"])
+def test_files_made_by_hand_are_those_of_torch(load, file):
     """The other tests rest on it."""
-    file = {"a": handmade.tensor(), "b": handmade.tensor((2,), (2,), 3)}
-    for content in (handmade.torch_zip(file), handmade.torch_stream(file)):
-        contents.assert_same(load(content), {"a": SIX.reshape(2, 3), "b": SIX[3::2]})
+    of = handmade.storage() if file == "zip" else handmade.stream_storage()
+    value = {"a": handmade.tensor(of=of), "b": handmade.tensor((2,), (2,), 3, of)}
+    got = load(getattr(handmade, f"torch_{file}")(value))
+    contents.assert_same(got, {"a": SIX.reshape(2, 3), "b": SIX[3::2]})
 
 
 def test_a_big_endian_archive(load):
@@ -121,9 +123,7 @@ def test_a_big_endian_archive(load):
 
 
 def test_a_view_of_a_storage_in_the_oldest_files(load):
-    view = handmade.Reference(
-        ("storage", Global("torch", "FloatStorage"), "0", "cpu", 6, ("1", 2, 3))
-    )
+    view = handmade.stream_storage(("1", 2, 3))
     got = load(handmade.torch_stream({"a": handmade.tensor((3,), (1,), of=view)}))
     contents.assert_same(got, {"a": SIX[2:5]})
 
