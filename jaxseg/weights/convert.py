@@ -277,7 +277,7 @@ def _rest(
 def _folded(leaf: str, shape, config: ConfigDict) -> tuple[np.ndarray, str]:
     if leaf == "mean":
         return np.zeros(shape, np.float32), "0: the file's norms are scale * x + bias"
-    variance = transforms.folded_variance(config.model.backbone.get("norm_epsilon", 1e-5))
+    variance = transforms.folded_variance(config.model.backbone.norm_epsilon)
     return np.full(shape, variance), "1 - epsilon: the file's norms are scale * x + bias"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 _MEAN = (123.675, 116.28, 103.53)
-_IMAGENET = {
+_IMAGENET: Mapping[str, Any] = {
     "model.pixel_mean": _MEAN,
     "model.pixel_std": (58.395, 57.12, 57.375),
     "model.backbone.stride_in_1x1": False,
@@ -27,7 +27,7 @@ _TORCHVISION = {
 _ADAPTIVE = {"model.roi_sampling.aligned": True, "model.roi_sampling.ratio": 0}
 USUAL: Mapping[str, Mapping[str, Any]] = {
     "torchvision": _IMAGENET | _TORCHVISION,
-    "torchvision_backbone": _IMAGENET,
+    "torchvision_backbone": _IMAGENET | {"model.backbone.norm_epsilon": 1e-5},
     "mmdet": _IMAGENET | _ADAPTIVE,
     "mmdet_backbone": _IMAGENET,
     "detectron2": _MSRA | _ADAPTIVE,
@@ -42,7 +42,7 @@ def usual(layout: str, metadata: Mapping[str, Any], config: ConfigDict) -> Mappi
     if from_torchvision(metadata):
         return _IMAGENET
     settings = dict(USUAL[layout])
-    if config.model.backbone.get("groups", 1) > 1:  # ResNeXt, of any library
+    if config.model.backbone.groups > 1:  # ResNeXt, of any library
         settings |= _IMAGENET
     return settings
 
@@ -53,15 +53,21 @@ def from_torchvision(metadata: Mapping[str, Any]) -> bool:
 
 
 def notes(layout: str, metadata: Mapping[str, Any], config: ConfigDict) -> list[str]:
-    """A sentence about the settings that are not the usual ones; nothing if all are."""
+    """A sentence about the settings that are not the usual ones, if any, and one about what no file tells."""
     found = []
     for key, wanted in usual(layout, metadata, config).items():
         value: Any = config
         for part in key.split("."):
             value = value[part]
-        same = np.allclose(value, wanted) if not isinstance(wanted, bool) else value == wanted
+        same = value == wanted if isinstance(wanted, bool) else np.allclose(value, wanted, atol=0)
         if not same:
             found.append(f"{key}={wanted!r} (the config has {value!r})")
-    if not found:
-        return []
-    return [f"Weights of this layout are usually trained with {', '.join(found)}."]
+    told = []
+    if found:
+        told.append(f"Weights of this layout are usually trained with {', '.join(found)}.")
+    if layout == "torchvision" and config.model.fpn.norm == "none":
+        told.append(
+            "No file tells the epsilon of its norms: 0 for the weights that torchvision publishes (COCO_V1), 1e-5 for "
+            f"all others. The config has model.backbone.norm_epsilon={config.model.backbone.norm_epsilon:g}."
+        )
+    return told

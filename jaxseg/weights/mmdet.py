@@ -31,9 +31,7 @@ HEADS = (
 def layout(config) -> Layout:
     """The names of a detector."""
     model = config.model
-    box, mask, fpn = (
-        _kind(group.get("norm", "none")) for group in (model.box_head, model.mask_head, model.fpn)
-    )
+    box, mask, fpn = (_kind(group.norm) for group in (model.box_head, model.mask_head, model.fpn))
     rpn_conv = "rpn_head.rpn_conv.{i}.conv" if model.rpn.convs > 1 else "rpn_head.rpn_conv"
     rows = (
         *torchvision.below("backbone.", backbone(config)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 
-SHOWN = 3  # names of each reason
+SHOWN = 4  # names of each reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Report:
         for why, paths in _by_reason(self.constant).items():
             lines.append(f"constant {len(paths)}: {why} ({_few(paths)})")
         for why, paths in _by_reason(self.initial).items():
-            lines.append(f"initial  {len(paths)}: {why} ({', '.join(modules(paths, others))})")
+            lines.append(f"initial  {len(paths)}: {why} ({_few(modules(paths, others))})")
         lines += [f"note     {note}" for note in self.notes]
         return "\n".join(lines)
 

@@ -80,7 +80,7 @@ def below(prefix: str, rows) -> tuple[Row, ...]:
 
 def _box_head(settings) -> tuple[Row, ...]:
     """v1 numbers its linear layers from 6; v2 counts convolutions, the flattening, and linear layers with ReLUs."""
-    convs = settings.get("convs", 0)
+    convs = settings.convs
 
     def name(fc):
         return (

@@ -1,6 +1,7 @@
 """Files of all layouts become the same variables, with nothing lost and nothing made up."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -205,3 +206,45 @@ def test_settings_that_the_weights_were_not_trained_with_are_told():
     assert "model.pixel_std=(1.0, 1.0, 1.0)" in note
     config.model.backbone.stride_in_1x1, config.model.pixel_std = True, (1.0, 1.0, 1.0)
     assert "BGR" in layouts.fill(blobs, config, like=like).report.notes[0]
+
+
+def test_groups_and_deformable_convolutions():
+    config = foreign.config(R50)
+    backbone = config.model.backbone
+    backbone.groups, backbone.width_per_group, backbone.deform = 2, 64, "v2"
+    state_dict = foreign.torchvision(R50)
+    for name, array in state_dict.items():  # twice the channels between, in two groups
+        if re.search(r"layer.*\.(conv[12]|bn[12])\.(weight|bias|running)", name):
+            state_dict[name] = np.concatenate([array, array])
+        elif re.search(r"layer.*\.conv3\.", name):
+            state_dict[name] = np.concatenate([array, array], axis=1)
+    found = {}
+    for layout in ("detectron2", "mmdet"):
+        source = getattr(foreign, layout)(state_dict)
+        for name in list(source):
+            if re.search(r"(res[345]|layer[234])\.\d+\.conv2\.weight", name):
+                source |= _offset(name.removesuffix(".weight"), layout, 2 * source[name].shape[1])
+        found[layout] = weights.from_any(source, config)
+        assert len(found[layout].report.used) == 307 + 2 * (4 + 6 + 3)
+    assert_same(found["detectron2"], found["mmdet"])
+    conv = found["mmdet"].params["backbone"]["stage3"]["block0"]["conv2"]
+    theirs = state_dict["backbone.body.layer3.0.conv2.weight"]
+    np.testing.assert_array_equal(conv["kernel"], theirs.transpose(2, 3, 1, 0))
+    assert conv["offset"]["kernel"].shape == (3, 3, 64, 27) and conv["offset"]["bias"][5] == 5
+
+    plain = foreign.backbone(state_dict)
+    report = layouts.fill(plain, config, like=convert.shapes(config)).report
+    assert "backbone/stage2/block0/conv2/offset" in str(report)
+    assert report.initial["params/backbone/stage4/block2/conv2/offset/bias"].endswith(
+        "no such layer"
+    )
+
+
+def _offset(conv, layout, channels):
+    """What deforms a convolution: a name of its own in each library."""
+    module = f"{conv}_offset" if layout == "detectron2" else f"{conv}.conv_offset"
+    kernel = np.random.default_rng(channels).normal(size=(27, channels, 3, 3))
+    return {
+        f"{module}.weight": kernel.astype(np.float32),
+        f"{module}.bias": np.arange(27, dtype=np.float32),
+    }
