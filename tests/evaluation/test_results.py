@@ -177,3 +177,56 @@ def test_an_empty_mask_keeps_its_box():
     (only,) = results_lib.detections_to_results(found, np.array([1]), category_ids=(1,), **sizes)
     assert only["bbox"] == [2, 2, 7, 7]
     assert not results_lib.decode(only["segmentation"]).any()
+
+
+def torchvision_paste(probabilities, box, size):
+    """torchvision's paste_masks_in_image, pixel by pixel."""
+    cells = probabilities.shape[0]
+    padded = np.pad(probabilities, 1)
+    centre, half = (box[2:] + box[:2]) / 2, (box[2:] - box[:2]) / 2 * (cells + 2) / cells
+    x0, y0, x1, y1 = np.concatenate([centre - half, centre + half]).astype(np.int64).tolist()
+    width, height = max(x1 - x0 + 1, 1), max(y1 - y0 + 1, 1)
+    out = np.zeros(size, bool)
+    for y in range(max(y0, 0), min(y1 + 1, size[0])):
+        for x in range(max(x0, 0), min(x1 + 1, size[1])):
+            v = np.clip((y - y0 + 0.5) * (cells + 2) / height - 0.5, 0, cells + 1)
+            u = np.clip((x - x0 + 0.5) * (cells + 2) / width - 0.5, 0, cells + 1)
+            i, j = min(int(v), cells), min(int(u), cells)
+            corner = padded[i : i + 2, j : j + 2]
+            value = np.array([1 - v + i, v - i]) @ corner @ np.array([1 - u + j, u - j])
+            out[y, x] = value > 0.5
+    return out
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        (3.3, 2.1, 17.8, 21.4),
+        (-6.5, -4.2, 9.1, 30.7),  # sticks out on three sides; cut towards zero
+        (-0.4, -0.4, 12.9, 11.2),
+        (5.2, 5.2, 5.9, 5.8),  # less than a pixel
+        (30, 2, 40, 9),  # outside
+        (6, 6, 6, 9),  # no width: one pixel there
+    ],
+)
+def test_pasting_as_torchvision_does(box):
+    probabilities = np.random.default_rng(2).random((6, 6)).astype(np.float32)
+    rle = results_lib.paste_rle(probabilities, np.array(box), (24, 20), paste="torchvision")
+    expected = torchvision_paste(probabilities, np.array(box, np.float32), (24, 20))
+    np.testing.assert_array_equal(results_lib.decode(rle), expected)
+
+
+def test_torchvisions_threshold_is_exclusive():
+    half = np.full((4, 4), 0.5, np.float32)
+    box = np.array([0.0, 0.0, 8.0, 8.0])
+    assert results_lib.decode(results_lib.paste_rle(half, box, (8, 8)))[4, 4]
+    rle = results_lib.paste_rle(half, box, (8, 8), paste="torchvision")
+    assert not results_lib.decode(rle).any()
+
+
+def test_unknown_ways_to_paste_are_named_and_the_settings_know_the_others():
+    from jaxseg.methods import settings
+
+    with pytest.raises(ValueError, match="paste='nearest': allowed are continuous, torchvision"):
+        results_lib.paste_region(np.ones((2, 2)), np.array([0, 0, 2, 2]), (4, 4), paste="nearest")
+    assert tuple(results_lib.PASTES) == settings.PASTES

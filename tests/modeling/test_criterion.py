@@ -114,3 +114,28 @@ def test_total_is_the_weighted_sum(softmax):
         [terms], {"mask": jnp.float32(4.0), "extra": jnp.float32(1.0)}, jnp.int32(0)
     )
     assert total == 6 + 2 + 1 and log["box"] == 2 and log["note"] == 7
+
+
+def test_rpn_average_over_what_was_sampled():
+    """Three of eight slots are filled: torchvision divides by three."""
+    config = common.base().model.criterion
+    config.rpn.samples, config.rpn.average = 8, "sampled"
+    rpn = criterion.softmax(config).rpn
+    chosen = rpn.select(
+        jax.random.key(0), _ANCHORS, jnp.ones((1, 5), bool), _targets([[0, 0, 10, 10]], [2])
+    )
+    terms = rpn.loss(jnp.zeros((1, 5)), jnp.full((1, 5, 4), 0.5), chosen)
+    assert terms.losses["rpn_objectness"] == pytest.approx(np.log(2), rel=1e-5)
+    assert terms.losses["rpn_box"] == pytest.approx(4 * 0.5 / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize(("low_quality", "positive"), [("none", []), ("keep", [1])])
+def test_low_quality_matches_are_a_setting(low_quality, positive):
+    """The best anchor's IoU with the only object is 0.36."""
+    config = common.base().model.criterion
+    config.rpn.samples, config.rpn.low_quality = 8, low_quality
+    anchors = _ANCHORS.at[0, 1].set(jnp.array([0.0, 0, 10, 10])).at[0, 0, 2].set(12.0)
+    chosen = criterion.softmax(config).rpn.select(
+        jax.random.key(0), anchors, jnp.ones((1, 5), bool), _targets([[0, 0, 6, 6]], [0])
+    )
+    assert np.asarray(chosen.index[0])[np.asarray(chosen.positive[0])].tolist() == positive

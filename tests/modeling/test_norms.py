@@ -118,3 +118,28 @@ def test_frozen_patterns_put_norms_in_test_mode():
 def test_unknown_norm_is_named():
     with pytest.raises(ValueError, match="norm='bn': allowed are frozen_bn, batch_norm"):
         norms.by_name("bn")
+
+
+def test_a_batch_norm_in_evaluation_learns_scale_and_bias_only():
+    x = np.random.default_rng(3).normal(2, 3, (4, 5, 8)).astype(np.float32)
+    variables = {
+        "params": {"scale": jnp.full(8, 2.0), "bias": jnp.ones(8)},
+        "batch_stats": {"mean": jnp.full(8, 0.5), "var": jnp.full(8, 4.0)},
+    }
+    out, updates = _run(norms.EvalBatchNorm(), x, variables=variables)
+    np.testing.assert_allclose(out, 2 * (x - 0.5) / np.sqrt(4 + 1e-5) + 1, atol=1e-5)
+    np.testing.assert_array_equal(updates["batch_stats"]["mean"], 0.5)
+
+
+@pytest.mark.parametrize("name", [name for name in norms.NORMS if name != "none"])
+def test_epsilon_of_a_norm(name):
+    norm = norms.by_name(name, 0.25)()
+    assert norm.epsilon == 0.25 and norms.by_name(name)().epsilon == 1e-5
+    x = np.random.default_rng(4).normal(size=(2, 3, 8)).astype(np.float32)
+    out, _ = _run(norm, x, train=False)
+    if name != "group_norm":  # statistics of a fresh norm: mean 0, variance 1
+        np.testing.assert_allclose(out, x / np.sqrt(1.25), rtol=1e-5)
+
+
+def test_no_norm_has_no_epsilon():
+    assert norms.by_name("none", 0.25) is norms.Identity

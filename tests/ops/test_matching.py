@@ -10,7 +10,9 @@ import pytest
 from jaxseg.ops import boxes as box_ops
 from jaxseg.ops import matching
 
-match = jax.jit(matching.match, static_argnames=("positive", "negative", "low_quality"))
+match = jax.jit(
+    matching.match, static_argnames=("positive", "negative", "low_quality", "low_quality_iou")
+)
 rpn = partial(match, positive=0.7, negative=0.3, low_quality=True)
 
 
@@ -136,3 +138,48 @@ def test_vmap_and_gradient(rng):
 def test_thresholds_in_the_wrong_order_are_refused():
     with pytest.raises(ValueError, match=r"negative=0.7.*positive=0.3"):
         rpn(jnp.zeros((1, 1)), jnp.ones(1, bool), positive=0.3, negative=0.7)
+
+
+def reference_mmdet(iou, positive, negative, least):
+    """MMDetection's MaxIoUAssigner as a loop, `match_low_quality` with `gt_max_assign_all`."""
+    index, label = reference(iou, positive, negative, False)
+    for i in range(len(iou)):
+        if iou[i].max() >= least:
+            for j in np.flatnonzero(iou[i] == iou[i].max()):
+                index[j], label[j] = i, 1
+    return index, label
+
+
+@pytest.mark.parametrize("least", [0.0, 0.3, 0.5])
+def test_mmdetection_gives_an_object_its_best_candidates(rng, least):
+    quality = jnp.asarray(rng.integers(1, 20, (5, 40)) / 32, jnp.float32)  # with ties
+    found = match(
+        quality,
+        jnp.ones(5, bool),
+        positive=0.55,
+        negative=0.3,
+        low_quality="reassign",
+        low_quality_iou=least,
+    )
+    index, label = reference_mmdet(np.asarray(quality), 0.55, 0.3, least)
+    np.testing.assert_array_equal(found.label, label)
+    np.testing.assert_array_equal(found.index, index)
+
+
+def test_the_least_iou_of_a_low_quality_match():
+    iou = jnp.asarray([[0.29, 0.1, 0.0], [0.0, 0.2, 0.31]])
+    for least, expected in ((0.0, [1, 0, 1]), (0.3, [0, 0, 1]), (0.4, [0, 0, -1])):
+        found = match(
+            iou,
+            jnp.ones(2, bool),
+            positive=0.7,
+            negative=0.3,
+            low_quality="keep",
+            low_quality_iou=least,
+        )
+        np.testing.assert_array_equal(found.label, expected)
+
+
+def test_unknown_low_quality_is_refused():
+    with pytest.raises(ValueError, match="low_quality='best': allowed are none, keep, reassign"):
+        rpn(jnp.zeros((1, 1)), jnp.ones(1, bool), low_quality="best")
