@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import pallas_kernels
 from jaxseg.ops import roi_align as ops
 from jaxseg.structures import Pyramid
 
@@ -43,3 +44,32 @@ def test_shape_aware_is_guided_by_the_map_of_each_box(pyramid):
     _, half = both(left)  # columns are x: the right half of each box disappears
     np.testing.assert_array_equal(half[..., 0, :], plain[..., 0, :])
     assert not half[..., 1, :].any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "given"),
+    [
+        ({"aligned": False}, {"aligned": False}),
+        ({"ratio": 0, "max_ratio": 3}, {"sampling_ratio": 0, "max_sampling_ratio": 3}),
+        ({"own_cells": False}, {"image_size": None}),
+    ],
+)
+def test_sampling_is_what_the_operator_is_given(pyramid, settings, given):
+    boxes = jnp.asarray([[[10.0, 10, 58, 58], [100.0, 78, 128, 80]]])  # the second at the edge
+
+    @jax.jit
+    def all_three():
+        expected = pallas_kernels.multilevel_roi_align(
+            pyramid.levels,
+            boxes,
+            jnp.zeros((1, 2), jnp.int32),
+            strides=(4, 8),
+            output_size=2,
+            **{"image_size": pyramid.image_size} | given,
+        )
+        pooled = ops.roi_align(pyramid, boxes, 2, sampling=ops.Sampling(**settings))
+        return pooled, expected, ops.roi_align(pyramid, boxes, 2)
+
+    pooled, expected, default = all_three()
+    np.testing.assert_array_equal(pooled, expected)
+    assert not np.allclose(pooled, default, atol=1e-3)
