@@ -7,14 +7,11 @@ the backward pass (`jax.checkpoint`), so that a layer keeps what it was given an
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxseg import precision
-from jaxseg.ops import shards
 
 
 def deform_conv(
@@ -32,7 +29,8 @@ def deform_conv(
     Between cells the map is bilinear, outside it is 0 (it falls to 0 over the last cell's width); no offset is too
     far. With offsets of 0 and without mask this is the plain convolution. The numbers of groups follow from the shapes:
     C / I of the convolution, and deformable groups from the offsets; group g moves the g-th part of the channels.
-    The gradient to offsets at whole positions is that towards larger ones, as in torchvision and mmcv.
+    The gradient to offsets at whole positions is that towards larger ones, as in torchvision and mmcv. Images are
+    independent, and stay on their device when a batch is split.
 
     Args:
       inputs: any float dtype; of the result too. Positions and sums over neighbours are at least float32.
@@ -59,14 +57,11 @@ def deform_conv(
             f"deform_conv: offsets are of {offsets.shape[1:3]} cells; a map of {inputs.shape[1:3]} "
             f"with stride {stride}, padding {padding} and dilation {dilation} gives {size}."
         )
-    columns = functools.partial(
-        _columns, taps=(kh, kw), groups=deform_groups, grid=(stride, padding, dilation)
-    )
+    grid = stride, padding, dilation
 
     @jax.checkpoint
     def convolve(inputs, offsets, mask, kernel):
-        given = (inputs, offsets) if mask is None else (inputs, offsets, mask)
-        samples = shards.per_shard(columns)(*given)
+        samples = _columns(inputs, offsets, mask, taps=(kh, kw), groups=deform_groups, grid=grid)
         out = _product(samples.reshape(-1, kh * kw, groups, depth), kernel.astype(samples.dtype))
         return out.reshape(-1, *size, features)
 
@@ -103,7 +98,7 @@ def _product(samples: Float[Array, "N K G I"], kernel: Float[Array, "kh kw I D"]
     return jnp.einsum("nkgc,kcgd->ngd", samples, kernel).reshape(n, -1)
 
 
-def _columns(inputs, offsets, mask=None, *, taps, groups, grid) -> Float[Array, "B N K C"]:
+def _columns(inputs, offsets, mask, *, taps, groups, grid) -> Float[Array, "B N K C"]:
     """The samples of every output cell and tap, in the dtype of the inputs."""
     b, h, w, c = inputs.shape
     p, q = offsets.shape[1:3]

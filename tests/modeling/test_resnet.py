@@ -1,15 +1,22 @@
 """ResNets: their sizes, where they stride, what groups and deformable convolutions change."""
 
 import functools
+import json
 import math
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import backbones
 from configs import mask_rcnn as mask_rcnn_config
 from jaxseg import methods
+from jaxseg.methods import settings
 from jaxseg.modeling import deform_conv, norms, resnet
 
 PLAIN = functools.partial(
@@ -58,6 +65,44 @@ def test_parameter_counts(name):
 
 def test_parameter_count_of_mask_rcnn():
     assert methods.count_parameters(mask_rcnn_config.get_config("x101_32x8d")) == 107_427_760
+
+
+@pytest.mark.parametrize("name", backbones.NAMES)
+@pytest.mark.parametrize("arg", ["{},coco", "detectron2,{},exact", "{},runlocal"])
+def test_every_backbone_of_the_configs_is_accepted(name, arg):
+    config = mask_rcnn_config.get_config(arg.format(name))
+    settings.validate(config)
+    assert config.model.backbone.stride_in_1x1 == (
+        arg.startswith("detectron2") and "x101" not in name
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depth": 34, "groups": 32}, "groups=32 is a setting of bottlenecks, which depth=34 has"),
+        (
+            {"depth": 18, "deform": "v1"},
+            "deform='v1' is .* allowed is 'none', or a depth of 50, 101",
+        ),
+        ({"depth": 18, "width_per_group": 8}, "width_per_group=8 is a setting of bottlenecks"),
+        ({"deform": "v3"}, "deform='v3': allowed is none, v1, v2"),
+        ({"deform": "v1", "deform_stages": (1, 2)}, "one or more, each 2, 3, 4"),
+        ({"deform": "v1", "deform_stages": ()}, "one or more, each 2, 3, 4"),
+        ({"deform": "v2", "deform_groups": 3}, "3 does not divide the 128 channels of .* stage 2"),
+        ({"groups": 0}, "groups=0: allowed is a whole number >= 1"),
+        (
+            {"width": 8, "width_per_group": 4},
+            "width=8 with width_per_group=4 leaves groups without",
+        ),
+    ],
+)
+def test_settings_without_meaning_are_refused(changes, message):
+    config = mask_rcnn_config.get_config("r50,coco")
+    with config.ignore_type():
+        config.model.backbone.update(changes)
+    with pytest.raises(ValueError, match=message):
+        methods.build(config)
 
 
 def test_inner_width_of_resnext():
@@ -174,6 +219,19 @@ def test_the_order_of_the_offset_channels(params):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_every_parameter_of_the_layer_has_a_gradient(params):
-    gradients = jax.jit(jax.grad(lambda p: (LAYER.apply({"params": p}, X) ** 2).sum()))(params)
-    assert all(np.isfinite(g).all() and np.any(g) for g in jax.tree.leaves(gradients))
+@pytest.mark.slow
+def test_eight_devices_equal_one_and_gather_nothing():
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.modeling.devices"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+        cwd=pathlib.Path(__file__).parents[2],
+        env=dict(os.environ, XLA_FLAGS=flags, JAX_PLATFORMS="cpu"),
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["difference"] < 1e-9
+    assert not found["without gradient"] and not found["gathered"]
