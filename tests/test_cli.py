@@ -36,3 +36,20 @@ def test_a_program_without_a_config_explains_a_wrong_flag(argument):
     )
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1 and "Unknown command line flag" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ([], "Missing: SOURCE"),
+        (["a", "b"], "Unknown arguments: b"),
+        (["a"], "a"),
+    ],
+)
+def test_arguments_that_are_no_flags(given, message):
+    code = "from jaxseg import cli; cli.run(lambda argv: print(argv[1:][0]), arguments=['SOURCE'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *given], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode == 0) == (len(given) == 1)
+    assert message in done.stdout + done.stderr

@@ -189,8 +189,7 @@ def first_state(
     place = jax.jit(plan.create, out_shardings=sharding.replicated(mesh))
     values = jax.jit(plan.init, out_shardings=sharding.replicated(mesh))()
     if plan.foreign is not None:
-        params, batch_stats = values
-        initial = integrity.flat({"params": params, "batch_stats": batch_stats})
+        initial = integrity.flat({"params": values[0], "batch_stats": values[1]})
         found = plan.foreign.complete(initial)
         values = jax.device_put((found.params, found.batch_stats), sharding.replicated(mesh))
         console.print(f"Started from the weights of {config.init_from}:\n{found.report}")

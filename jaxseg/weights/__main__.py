@@ -51,13 +51,15 @@ def main(argv: list[str]) -> None:
         channels=_CHANNELS.value,
         ignore=_IGNORE.value,
     )
+    told = ""
     if categories is None:
         categories = categories_lib.of_imported(state_dict.metadata, imported)
+        told = " (--categories=FILE.json says otherwise)"
     run.write(folder, imported, categories, source)
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     console.print(str(imported.report))
     names = ", ".join(c.name for c in categories[:5]) + (", ..." if len(categories) > 5 else "")
-    console.print(f"classes  {len(categories)}: {names}")
+    console.print(f"classes  {len(categories)}: {names}{told}")
     console.print(f"Written to {folder}")
 
 

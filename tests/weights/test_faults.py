@@ -119,6 +119,24 @@ def test_all_classes_or_none_or_some(layout):
     assert len(none.report.ignored) == 6 and none.classes is None
 
 
+def test_one_box_for_all_classes():
+    state_dict, config = foreign.detectron2(foreign.torchvision(MODEL)), foreign.config(MODEL)
+    config.model.box_head.class_agnostic = True
+    shapes = {"params/roi_heads/box_head/deltas/kernel": (128, 4)}
+    shapes["params/roi_heads/box_head/deltas/bias"] = (4,)
+    like = {**convert.shapes(foreign.config(MODEL)), **shapes}
+    with pytest.raises(ValueError, match=r"bbox_pred.bias is \(20,\) in the file; .* needs \(4,\)"):
+        fill(state_dict, config, like=like)
+    for leaf in ("weight", "bias"):
+        name = f"roi_heads.box_predictor.bbox_pred.{leaf}"
+        state_dict[name] = state_dict[name][:4]
+    values = fill(state_dict, config, like=like).values
+    np.testing.assert_array_equal(
+        values["params/roi_heads/box_head/deltas/kernel"],
+        state_dict["roi_heads.box_predictor.bbox_pred.weight"].T,
+    )
+
+
 def _shapes(classes):
     """The shapes of the model with another number of classes."""
     sizes = {6: classes + 1, 20: 4 * classes, 5: classes}
