@@ -1,4 +1,4 @@
-"""Makes the files of this folder from whole recordings: python -m tests.parity.extract FOLDER (see README.md)."""
+"""Makes the files of this folder from whole recordings: python -m tests.parity.extract FOLDER... (see README.md)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PASTED = 8  # detections whose mask probabilities are kept whole
 def extract(recording: pathlib.Path, out: pathlib.Path) -> None:
     with np.load(recording) as file:
         arrays = {n: file[n] for n in file.files if not any(word in n for word in UNUSED)}
-    images = {n: arrays.pop(n) for n in ("image_0", "image_1")}
+    images = {n: arrays.pop(n) for n in ("image_0", "image_1")}  # the same in all recordings
     np.savez_compressed(out.with_name("images.npz"), **images)
     kept = {}
     for name, array in arrays.items():
@@ -38,6 +38,7 @@ def _foreground(name: str, array: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    for name in ("r18", "r50"):
-        source = pathlib.Path(sys.argv[1]) / f"ref_{name}_small.npz"
-        extract(source, reference.HERE / f"{name}.npz")
+    for name in ("r18", "r50", "r18_v2"):
+        for source in (pathlib.Path(folder) / f"ref_{name}_small.npz" for folder in sys.argv[1:]):
+            if source.exists():
+                extract(source, reference.HERE / f"{name}.npz")

@@ -37,7 +37,7 @@ def main(name: str, *settings: str) -> None:
         distance = np.abs(found[:, None] - theirs[None]).max(-1).min(0)
         close = distance < 0.05
         count = f"{close.sum()} of {len(theirs)} are among our {len(found)}"
-        print(f"| proposals_{image} | {count}: {distance[close].max():.1e} px |")
+        print(f"| proposals_{image} | {count}: {distance[close].max(initial=0):.1e} px |")
     for image in (0, 1):
         print(f"| detections_{image} | {_detections(reference, ours['detections'], image)} |")
 
@@ -52,9 +52,9 @@ def _detections(reference, found, image: int) -> str:
     same = reference[f"det_labels_{image}"][:, None] == classes + 1
     iou = stages.iou(theirs, boxes) * same
     partner, ok = iou.argmax(1), iou.max(1) > 0.9
-    box = np.abs(boxes[partner] - theirs)[ok].max()
-    score = np.abs(scores[partner] - reference[f"det_scores_{image}"])[ok].max()
-    mask = np.abs(masks[partner][:, ::3, ::3] - reference[f"mask_probs_{image}"])[ok].max()
+    box = np.abs(boxes[partner] - theirs)[ok].max(initial=0)
+    score = np.abs(scores[partner] - reference[f"det_scores_{image}"])[ok].max(initial=0)
+    mask = np.abs(masks[partner][:, ::3, ::3] - reference[f"mask_probs_{image}"])[ok].max(initial=0)
     return (
         f"{ok.sum()} of {len(theirs)} are among our {len(boxes)}: boxes {box:.1e} px, scores {score:.1e}, "
         f"mask probabilities {mask:.1e}"

@@ -21,15 +21,20 @@ POOLED = 8  # RoIs whose pooled features are recorded
 def config_of(reference: Reference):
     """The preset, with what the recording does in another way than published weights."""
     meta = reference.meta
-    config = mask_rcnn.get_config(f"torchvision,{meta['arch']},eps=1e-5")
+    preset = "torchvision_v2" if meta.get("version") == "v2" else "torchvision"
+    config = mask_rcnn.get_config(f"{preset},{meta['arch']},eps=1e-5")
     model = config.model
     model.num_classes = meta["classes"] - 1
     model.rpn.pre_nms = (1, meta["rpn_pre_nms_top_n_test"])
     model.rpn.post_nms = (1, meta["rpn_post_nms_top_n_test"])
     model.test.score = meta["box_score_thresh"]
+    found = max(len(reference[f"det_scores_{i}"]) for i in (0, 1))
+    model.test.max_detections = min(100, found + 8)  # fewer empty slots to compute masks for
     config.data.eval_resize.short = meta["min_size"]
     config.data.eval_resize.max = meta["max_size"]
-    config.data.buckets = ((640, 608),)  # the canvas that torchvision made for the two images
+    # The canvas that torchvision made for the two images.
+    canvas = -(-reference["image_sizes"].max(0) // 32) * 32
+    config.data.buckets = (tuple(canvas.tolist()),)
     return config
 
 
@@ -62,6 +67,8 @@ class Stages:
         proposals, exist = _padded([self.reference[f"proposals_{i}"] for i in range(2)])
         boxes = self.reference["det_boxes_net_0"][:POOLED]
 
+        last = f"fc{self.config.model.box_head.fcs - 1}"
+
         @jax.jit
         def apply(variables, *args):
             return self.model.apply(
@@ -69,11 +76,11 @@ class Stages:
                 *args,
                 method=_stages,
                 mutable=["intermediates"],
-                capture_intermediates=lambda module, _: module.name == "fc1",
+                capture_intermediates=lambda module, _: module.name == last,
             )
 
         out, captured = apply(self.variables, self.batch, proposals, exist, boxes)
-        hidden = captured["intermediates"]["roi_heads"]["box_head"]["fc1"]["__call__"][0]
+        hidden = captured["intermediates"]["roi_heads"]["box_head"][last]["__call__"][0]
         out["box_feat"] = jax.nn.relu(hidden)
         out = jax.tree.map(np.asarray, jax.device_get(out))
         return out | _recorded_form(out, self.reference, exist)
