@@ -113,8 +113,7 @@ def fill(
     if channels not in ("auto", "rgb", "bgr"):
         raise ValueError(f"channels={channels!r}: allowed are auto, rgb and bgr.")
     if channels == "auto":
-        rgb = layout.of_backbone and hints.from_torchvision(metadata)
-        channels = "rgb" if rgb else layout.channels
+        channels = "rgb" if hints.from_torchvision(metadata) else layout.channels
     return convert.fill(
         {n: np.asarray(a) for n, a in state_dict.items()},
         layout,

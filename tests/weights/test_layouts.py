@@ -130,10 +130,11 @@ def test_old_spellings_and_wrappers_are_understood():
     assert "rpn.head.conv.weight" in old
     config = foreign.config(R50)
     assert_same(weights.from_torchvision(old, config), imported(R50))
-    wrapped = {f"module.{name}": array for name, array in old.items()}
-    found = weights.from_torchvision(wrapped, config)
-    assert_same(found, imported(R50))
-    assert set(found.report.used) == set(wrapped)
+    for prefix in ("module.", "model.", "_orig_mod.module."):
+        wrapped = {f"{prefix}{name}": array for name, array in old.items()}
+        found = weights.from_torchvision(wrapped, config)
+        assert_same(found, imported(R50))
+        assert set(found.report.used) == set(wrapped)
 
 
 BACKBONES = {
@@ -186,6 +187,30 @@ def test_the_order_of_the_colours_is_the_files_or_what_is_said():
         stem(state_dict, channels="gbr")
 
 
+def test_detectron2s_own_names_may_have_folded_norms():
+    state_dict = foreign.detectron2_backbone(foreign.backbone(foreign.torchvision(R50)))
+    folded = {n: a for n, a in state_dict.items() if not re.search("running|tracked|fc", n)}
+    config, like = foreign.config(R50), convert.shapes(foreign.config(R50))
+    report = layouts.fill(folded, config, like=like).report
+    assert len(report.constant) == 2 * 53 and set(report.used) == set(folded)
+
+
+def test_group_norms_have_their_own_name_in_mmdetection():
+    config = foreign.config(R50)
+    config.model.backbone.norm = "group_norm"
+    rows = layouts.BUILDERS["mmdet"](config).rows
+    names = [row.find("backbone/stage2/block3/norm1") for row in rows]
+    assert "backbone.layer2.3.gn1" in names
+
+
+def test_linear_layers_after_convolutions_are_counted_with_what_is_between():
+    config = foreign.config(V2)
+    config.model.box_head.fcs = 2
+    rows = layouts.BUILDERS["torchvision"](config).rows
+    found = [row.find(f"roi_heads/box_head/fc{i}") for i in (0, 1) for row in rows]
+    assert [n for n in found if n] == ["roi_heads.box_head.5", "roi_heads.box_head.7"]
+
+
 def test_group_norms_are_not_taken_for_folded_ones():
     blobs = foreign.caffe2_backbone(foreign.backbone(foreign.torchvision(R50)))
     groups = {name.replace("_bn_", "_gn_"): array for name, array in blobs.items()}
@@ -227,6 +252,9 @@ def test_groups_and_deformable_convolutions():
         found[layout] = weights.from_any(source, config)
         assert len(found[layout].report.used) == 307 + 2 * (4 + 6 + 3)
     assert_same(found["detectron2"], found["mmdet"])
+    old = {n.replace(".conv_offset.", "_offset."): a for n, a in source.items()}
+    assert set(old) != set(source)
+    assert_same(weights.from_mmdet(old, config), found["mmdet"])
     conv = found["mmdet"].params["backbone"]["stage3"]["block0"]["conv2"]
     theirs = state_dict["backbone.body.layer3.0.conv2.weight"]
     np.testing.assert_array_equal(conv["kernel"], theirs.transpose(2, 3, 1, 0))
