@@ -49,6 +49,7 @@ class ArgSpec(NamedTuple):
             sampling_ratio=2,
             aligned=True,
             max_sampling_ratio=4,
+            rois=self.rois,
         )
 
     def shape_structs(self, sharding: jax.sharding.Sharding | None = None) -> Args:

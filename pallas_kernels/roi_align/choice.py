@@ -47,11 +47,13 @@ IMPLEMENTATIONS: Mapping[str, Callable[[], Implementation]] = {
 _BEST_FIRST = {"gpu": ("mosaic_gpu", "triton", "xla"), "tpu": ("tpu", "xla")}
 
 
-def choose(name: str | None, spec: Spec) -> Implementation:
+def choose(name: str | Implementation | None, spec: Spec) -> Implementation:
     """The implementation called `name`, or for None the first of this platform's that covers `spec`.
 
+    An `Implementation` is taken as it is, whatever the platform.
+
     Raises:
-      ValueError: an unknown name, or a named implementation that does not apply here, with the reason.
+      ValueError: an unknown name, or an implementation that was asked for and does not apply, with the reason.
     """
     if name is None:
         for candidate in _BEST_FIRST.get(_platform(), ()):
@@ -60,13 +62,20 @@ def choose(name: str | None, spec: Spec) -> Implementation:
             except NotImplementedError:
                 continue
         return xla.IMPLEMENTATION  # covers everything, everywhere
-    if name not in IMPLEMENTATIONS:
+    given = isinstance(name, Implementation)
+    if not given and not (isinstance(name, str) and name in IMPLEMENTATIONS):
         allowed = ", ".join(IMPLEMENTATIONS)
-        raise ValueError(f"roi_align implementation {name!r}: allowed are {allowed}, or None.")
+        raise ValueError(
+            f"roi_align implementation {name!r}: allowed are {allowed}, None (the best one), or an Implementation."
+        )
     try:
-        return _apply(name, spec)
+        if not given:
+            return _apply(name, spec)
+        name.check(spec)
+        return name
     except NotImplementedError as reason:
-        raise ValueError(f"roi_align implementation {name!r} does not apply: {reason}") from reason
+        named = "that was given" if given else repr(name)
+        raise ValueError(f"roi_align implementation {named} does not apply: {reason}") from reason
 
 
 def _apply(name: str, spec: Spec) -> Implementation:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.roi_align import gpu_kernels, tiles
-from pallas_kernels.roi_align.grid import DROPPED, Grid, Spec
+from pallas_kernels.roi_align.grid import DROPPED, Grid, Spec, narrow
 from pallas_kernels.roi_align.operator import Implementation, images_for_vmap
 
 # launch(body, name, out, programs, inputs): runs body(program, *inputs, out) for each program, the arrays as refs in
@@ -32,26 +32,17 @@ def implementation(launch: Launch, check: Callable[[Spec], None], **options) -> 
 
     def forward(features, grid, weights, spec: Spec):
         call = images_for_vmap(functools.partial(_forward, launch, spec))
-        return call(features, *_narrow((grid, weights)))
+        return call(features, *narrow((grid, weights)))
 
     def d_weights(features, d_out, grid, spec: Spec):
         call = images_for_vmap(functools.partial(_d_weights, launch, spec))
-        return call(features, d_out, _narrow(grid))
+        return call(features, d_out, narrow(grid))
 
     def d_features(d_out, grid, weights, spec: Spec):
         call = images_for_vmap(functools.partial(_d_features, launch, spec, options))
-        return call(d_out, *_narrow((grid, weights)))
+        return call(d_out, *narrow((grid, weights)))
 
     return Implementation(forward, d_features, d_weights, check)
-
-
-def _narrow(tables):
-    """The kernels compute in 32 bits, also for boxes in float64 (jax_enable_x64) and guidance of them."""
-
-    def narrow(x):
-        return x.astype(jnp.int32 if jnp.issubdtype(x.dtype, jnp.integer) else jnp.float32)
-
-    return jax.tree.map(narrow, tables)
 
 
 def _forward(launch: Launch, spec: Spec, features, grid: Grid, weights):

@@ -28,6 +28,7 @@ class Spec(NamedTuple):
     sampling_ratio: int  # samples per bin and axis; 0: one per cell that the bin spans
     aligned: bool
     max_sampling_ratio: int  # of an adaptive grid
+    rois: int  # an image
 
     @property
     def samples(self) -> int:
@@ -61,17 +62,15 @@ def sample_grid(
         position = start[..., axis, None] + fraction.astype(size.dtype) * size[..., axis, None]
         axes.append(_clamp(position, exists, cells[..., axis, None]))
     mean = 1.0 / jnp.maximum(ratio[..., 0] * ratio[..., 1], 1).astype(size.dtype)
-    return Grid(level, *axes, mean)
+    return Grid(level, *axes, jnp.broadcast_to(mean, level.shape))
 
 
 def sample_fractions(boxes: jax.Array, levels: jax.Array, spec: Spec) -> Sequence[jax.Array]:
     """Where in their box the rows and columns of samples lie, 0 to 1: (1, 1, n) or, if adaptive, (B, R, n) each."""
-    ratio = jnp.full((1, 1, 2), spec.sampling_ratio)
-    if not spec.sampling_ratio:
-        *_, size = _in_cells(boxes, levels, spec)  # to the last bit as `sample_grid` has it
-        ratio = _ratios(size, spec)
+    *_, size = _in_cells(boxes, levels, spec)  # to the last bit as `sample_grid` has it
+    ratio = _ratios(size, spec)
     return [
-        _fractions(bins, ratio[..., axis], spec.samples)[0]
+        jnp.asarray(_fractions(bins, ratio[..., axis], spec.samples)[0], size.dtype)
         for axis, bins in enumerate(spec.output_size)
     ]
 
@@ -89,20 +88,27 @@ def _in_cells(boxes: jax.Array, levels: jax.Array, spec: Spec):
     return level, stride, start, size
 
 
-def _ratios(size: jax.Array, spec: Spec) -> jax.Array:
-    """(B, R, 2) sizes in cells -> samples per bin and axis. Adaptive: as many as a bin spans cells, none if empty."""
+def _ratios(size: jax.Array, spec: Spec):
+    """(B, R, 2) sizes in cells -> samples per bin and axis: (B, R, 2) if adaptive, else a NumPy constant (1, 1, 2).
+
+    Adaptive: as many as a bin spans cells, none if it is empty.
+    """
     if spec.sampling_ratio:
-        return jnp.full(size.shape, spec.sampling_ratio)
+        return np.full((1, 1, 2), spec.sampling_ratio)
     spans = jnp.ceil(size / jnp.asarray(spec.output_size, size.dtype))
     return jnp.clip(jnp.nan_to_num(spans), 0, spec.max_sampling_ratio).astype(jnp.int32)
 
 
-def _fractions(bins: int, ratio: jax.Array, samples: int) -> tuple[jax.Array, jax.Array]:
-    """`ratio` samples spread evenly over each of `bins`, in `samples` slots: (..., bins * samples), and which exist."""
+def _fractions(bins: int, ratio, samples: int):
+    """`ratio` samples spread evenly over each of `bins`, in `samples` slots: (..., bins * samples), and which exist.
+
+    Constants stay constants: computed under jit, a division by `bins` could round otherwise than without.
+    """
     slot = np.tile(np.arange(samples), bins)
     of_bin = np.repeat(np.arange(bins), samples)
     ratio = ratio[..., None]
-    return (of_bin + (slot + 0.5) / jnp.maximum(ratio, 1)) / bins, slot < ratio
+    most = np if isinstance(ratio, np.ndarray) else jnp
+    return (of_bin + (slot + 0.5) / most.maximum(ratio, 1)) / bins, slot < ratio
 
 
 def _clamp(position: jax.Array, exists: jax.Array, cells: jax.Array) -> jax.Array:
@@ -110,3 +116,12 @@ def _clamp(position: jax.Array, exists: jax.Array, cells: jax.Array) -> jax.Arra
     last = (cells - 1).astype(position.dtype)
     inside = exists & (position >= -1.0) & (position <= last + 1.0)  # false for NaN
     return jnp.where(inside, jnp.clip(position, 0.0, last), DROPPED)
+
+
+def narrow(tables):
+    """Grids and weights in 32 bits, which is what kernels compute in, also under jax_enable_x64."""
+
+    def to_32_bits(x):
+        return x.astype(jnp.int32 if jnp.issubdtype(x.dtype, jnp.integer) else jnp.float32)
+
+    return jax.tree.map(to_32_bits, tables)

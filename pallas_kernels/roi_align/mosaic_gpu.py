@@ -47,6 +47,7 @@ def check(spec: Spec) -> None:
 
 
 def implementation(*, interpret=None) -> Implementation:
+    """`interpret`: jax's InterpretGPUParams() (in jax 0.10 a private class) to run the kernels on a CPU."""
     # The interpreter has no layouts, and in jax 0.10 no layout_cast.
     zeros = {} if interpret else {"zeros": _zeros}
     return gpu_launch.implementation(

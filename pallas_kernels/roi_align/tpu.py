@@ -24,11 +24,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from pallas_kernels.roi_align import tiles, tpu_kernels
-from pallas_kernels.roi_align.grid import DROPPED, Grid, Spec
+from pallas_kernels.roi_align.grid import DROPPED, Grid, Spec, narrow
 from pallas_kernels.roi_align.operator import Implementation, images_for_vmap
 from pallas_kernels.roi_align.tpu_kernels import ALIGN, BLOCK, TILE, channel_block, pitch
 
 _MOST_BINS = 1024
+_MOST_ROIS = 8192  # a table of 8 numbers each, in two buffers, is half of the scalar memory
 _ZERO = np.int32(0)  # a plain 0 has 64 bits under jax_enable_x64, too many for an index map
 _BLOCK_CELLS = tuple(n * cells for n, cells in zip(BLOCK, TILE, strict=True))
 
@@ -40,6 +41,10 @@ def check(spec: Spec) -> None:
     if spec.channels % 128:
         raise NotImplementedError(
             f"tpu needs channels that are a multiple of 128, got {spec.channels}."
+        )
+    if spec.rois > _MOST_ROIS:
+        raise NotImplementedError(
+            f"tpu keeps a table of an image's RoIs in scalar memory, {_MOST_ROIS} at most: got {spec.rois}."
         )
     if _bins(spec) > _MOST_BINS:
         raise NotImplementedError(
@@ -53,15 +58,15 @@ def implementation(*, interpret=False) -> Implementation:
 
     def forward(features, grid, weights, spec: Spec):
         call = images_for_vmap(functools.partial(_forward, spec, interpret))
-        return call(features, *_narrow((grid, weights)))
+        return call(features, *narrow((grid, weights)))
 
     def d_features(d_out, grid, weights, spec: Spec):
         call = images_for_vmap(functools.partial(_d_features, spec, interpret))
-        return call(d_out, *_narrow((grid, weights)))
+        return call(d_out, *narrow((grid, weights)))
 
     def d_weights(features, d_out, grid, spec: Spec):
         call = images_for_vmap(functools.partial(_d_weights, spec, interpret))
-        return call(features, d_out, _narrow(grid))
+        return call(features, d_out, narrow(grid))
 
     return Implementation(forward, d_features, d_weights, check)
 
@@ -190,15 +195,6 @@ def _image_block(x):
 
 def _bins(spec: Spec) -> int:
     return spec.output_size[0] * pitch(spec)
-
-
-def _narrow(tables):
-    """The kernels compute in 32 bits."""
-
-    def narrow(x):
-        return x.astype(jnp.int32 if jnp.issubdtype(x.dtype, jnp.integer) else jnp.float32)
-
-    return jax.tree.map(narrow, tables)
 
 
 def _padded(features):

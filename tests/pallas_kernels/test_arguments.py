@@ -21,20 +21,20 @@ _GOOD = dict(
     output_size=2,
 )
 _BAD = [
-    ({"implementation": "cuda"}, r"'cuda': allowed are xla, mosaic_gpu, triton, tpu, or None"),
+    ({"implementation": "cuda"}, r"'cuda': allowed are xla, mosaic_gpu, triton, tpu, None"),
     ({"strides": [4]}, "2 feature levels but 1 strides"),
-    ({"features": [], "strides": []}, "0 feature levels"),
+    ({"features": [], "strides": []}, "at least one level: got none"),
     ({"features": _maps((2, 4, 4, 1), (2, 4, 4, 2))}, "with one B and C"),
     ({"features": _maps((2, 4, 4, 1), (1, 2, 2, 1))}, "with one B and C"),
     ({"features": _maps((2, 4, 4), (2, 2, 2))}, r"must be \(B, H, W, C\)"),
     ({"features": _maps((2, 4, 4, 1), (2, 0, 2, 1))}, "must not be empty"),
     (
         {"features": [*_maps((2, 4, 4, 1)), *_maps((2, 2, 2, 1), dtype=np.float16)]},
-        "one floating dtype: got .'float32', 'float16'",
+        "one floating dtype of .*: got .'float32', 'float16'",
     ),
     (
         {"features": _maps((2, 4, 4, 1), (2, 2, 2, 1), dtype=np.int32)},
-        "one floating dtype: got .'int32'",
+        "one floating dtype of .*: got .'int32'",
     ),
     ({"boxes": np.zeros((2, 3))}, r"boxes must be \(B, R, 4\) .*: got \(2, 3\) and \(2, 3\)"),
     ({"boxes": np.zeros((2, 3, 5))}, "boxes must be"),
@@ -47,6 +47,18 @@ _BAD = [
     ({"output_size": (2, 2, 2)}, "at least 1 by 1"),
     ({"sampling_ratio": -1}, "sampling_ratio must be at least 0 .* got -1 and 4"),
     ({"max_sampling_ratio": 0}, "max_sampling_ratio at least 1, got 2 and 0"),
+    ({"sampling_ratio": 2.0}, "sampling_ratio must be a whole number, got 2.0"),
+    ({"max_sampling_ratio": True}, "max_sampling_ratio must be a whole number, got True"),
+    ({"output_size": (3.5, 2)}, "output_size must be a whole number, got 3.5"),
+    ({"output_size": None}, "output_size must be a whole number, got None"),
+    ({"strides": (4, 0)}, r"pixels per cell, above 0: got \(4, 0\)"),
+    ({"strides": 4}, "2 feature levels but 1 strides"),
+    ({"levels": np.zeros((2, 3), _FLOAT)}, "levels must be integers, .* got float32"),
+    ({"boxes": np.zeros((2, 3, 4), bool)}, "boxes must be floating or integers: got bool"),
+    ({"image_size": np.ones((2, 1))}, r"image_size must be \(2, 2\), .* got \(2, 1\)"),
+    ({"features": np.zeros((2, 4, 4, 1))}, "sequence of arrays, one a level: got ndarray"),
+    ({"features": ["p2", "p3"]}, "features must be arrays: got str"),
+    ({"implementation": ["xla"]}, "allowed are xla"),
 ]
 
 
@@ -77,6 +89,17 @@ def test_bad_probabilities(probabilities, message):
 
 def test_an_implementation_object_says_what_it_does_not_cover():
     with pytest.raises(
-        NotImplementedError, match="triton needs channels that are a multiple of 32, got 1"
+        ValueError, match="does not apply: triton needs channels that are a multiple of 32, got 1"
     ):
         pallas_kernels.multilevel_roi_align(**_GOOD, implementation=triton.IMPLEMENTATION)
+
+
+def test_lists_and_float64_of_numpy_are_taken_as_jax_takes_them():
+    features = [np.ones((2, 4, 4, 1)), np.ones((2, 2, 2, 1), _FLOAT)]
+    out = pallas_kernels.multilevel_roi_align(
+        **(
+            _GOOD
+            | {"features": features, "boxes": [[[0, 0, 9, 9]] * 3] * 2, "levels": [[0] * 3] * 2}
+        )
+    )
+    assert out.dtype == np.float32 and (out == 1).all()

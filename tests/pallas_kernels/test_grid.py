@@ -17,6 +17,7 @@ def _spec(**changes) -> grid.Spec:
         sampling_ratio=0,
         aligned=True,
         max_sampling_ratio=4,
+        rois=1,
     )
     return spec._replace(**changes)
 

@@ -98,7 +98,7 @@ def test_vmap_and_cells_outside_the_window():
 
 
 def _spec(channels=128, dtype=jnp.float32, size=(7, 7)):
-    return Spec(tuple(_SHAPES), tuple(_STRIDES), channels, jnp.dtype(dtype), size, 2, True, 4)
+    return Spec(tuple(_SHAPES), tuple(_STRIDES), channels, jnp.dtype(dtype), size, 2, True, 4, 8)
 
 
 def test_no_rois():
