@@ -210,7 +210,8 @@ def base() -> ConfigDict:
     config.deterministic = (
         False  # on GPU: the same bits for the same run (slower); CPU and TPU always are
     )
-    config.init_from = ""  # work directory of a run to start from, or a file of other libraries' weights
+    # Work directory of a run to start from, or a file of other libraries' weights.
+    config.init_from = ""
     config.freeze = ("backbone/stem", "backbone/stage1")  # parameter paths that do not train
     config.data = data()
     config.model = model()

@@ -141,6 +141,11 @@ def validate(config: ConfigDict) -> None:
     for key, (holds, words) in RULES.items():
         value = model
         for part in key.split("."):
+            if part not in value:
+                raise ValueError(
+                    f"config.model.{key} is missing: the config is of another version of jaxseg. "
+                    f"Allowed is {words}; configs/common.py has the default."
+                )
             value = value[part]
         if not holds(value):
             raise ValueError(f"config.model.{key}={value!r}: allowed is {words}.")

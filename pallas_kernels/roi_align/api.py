@@ -49,21 +49,19 @@ def multilevel_roi_align(
     Raises:
       ValueError: shapes that do not belong together; an implementation that is unknown or does not apply, and why.
     """
-    features = arguments.features(features)
-    boxes, levels = arguments.rois(boxes, levels, len(features[0]))
-    image_size = arguments.image_size(image_size, len(boxes))
-    spec = arguments.spec(
+    return _pool(
         features,
-        boxes.shape[1],
+        boxes,
+        levels,
+        None,
+        image_size,
+        implementation,
         strides=strides,
         output_size=output_size,
         sampling_ratio=sampling_ratio,
         aligned=aligned,
         max_sampling_ratio=max_sampling_ratio,
     )
-    implementation = choice.choose(implementation, spec)
-    sampled = grid.sample_grid(boxes, levels, image_size, spec)
-    return operator.roi_align(features, sampled, None, spec, implementation)
 
 
 def shape_aware_roi_align(
@@ -98,21 +96,32 @@ def shape_aware_roi_align(
     Raises:
       ValueError: as `multilevel_roi_align`, and probabilities that do not belong to the boxes.
     """
-    features = arguments.features(features)
-    boxes, levels = arguments.rois(boxes, levels, len(features[0]))
-    image_size = arguments.image_size(image_size, len(boxes))
-    probabilities = arguments.probabilities(probabilities, boxes)
-    spec = arguments.spec(
+    return _pool(
         features,
-        boxes.shape[1],
+        boxes,
+        levels,
+        arguments.array("probabilities", probabilities),
+        image_size,
+        implementation,
         strides=strides,
         output_size=output_size,
         sampling_ratio=sampling_ratio,
         aligned=aligned,
         max_sampling_ratio=max_sampling_ratio,
     )
+
+
+def _pool(features, boxes, levels, probabilities, image_size, implementation, **static):
+    features = arguments.features(features)
+    boxes, levels = arguments.rois(boxes, levels, len(features[0]))
+    image_size = arguments.image_size(image_size, len(boxes))
+    if probabilities is not None:
+        probabilities = arguments.probabilities(probabilities, boxes)
+    spec = arguments.spec(features, boxes.shape[1], **static)
     implementation = choice.choose(implementation, spec)
     sampled = grid.sample_grid(boxes, levels, image_size, spec)
-    fractions = grid.sample_fractions(boxes, levels, spec)
-    weights = guidance.sample_probabilities(probabilities, fractions)
+    weights = None
+    if probabilities is not None:
+        fractions = grid.sample_fractions(boxes, levels, spec)
+        weights = guidance.sample_probabilities(probabilities, fractions)
     return operator.roi_align(features, sampled, weights, spec, implementation)

@@ -22,7 +22,7 @@ def features(given) -> tuple[jax.Array, ...]:
         )
     if not given:
         raise ValueError("features must have at least one level: got none.")
-    levels = tuple(_array("features", level) for level in given)
+    levels = tuple(array("features", level) for level in given)
     shapes = [level.shape for level in levels]
     if any(len(s) != 4 or (s[0], s[3]) != (shapes[0][0], shapes[0][3]) for s in shapes):
         raise ValueError(f"features must be (B, H, W, C) with one B and C: got {shapes}.")
@@ -38,7 +38,7 @@ def features(given) -> tuple[jax.Array, ...]:
 
 def rois(boxes, levels, batch: int) -> tuple[jax.Array, jax.Array]:
     """(B, R, 4) boxes without gradient, at least float32, and their (B, R) int32 levels."""
-    boxes, levels = _array("boxes", boxes), _array("levels", levels)
+    boxes, levels = array("boxes", boxes), array("levels", levels)
     if boxes.ndim != 3 or boxes.shape[-1] != 4 or levels.shape != boxes.shape[:2]:
         raise ValueError(
             f"boxes must be (B, R, 4) and levels (B, R): got {boxes.shape} and {levels.shape}."
@@ -56,7 +56,7 @@ def image_size(given, batch: int) -> jax.Array | None:
     """(B, 2), or None."""
     if given is None:
         return None
-    size = _array("image_size", given)
+    size = array("image_size", given)
     if size.shape != (batch, 2) or not _is_number(size):
         raise ValueError(
             f"image_size must be ({batch}, 2), height and width of each image: got {size.shape}, {size.dtype}."
@@ -66,7 +66,7 @@ def image_size(given, batch: int) -> jax.Array | None:
 
 def probabilities(given, boxes: jax.Array) -> jax.Array:
     """(B, R, Hp, Wp), floating."""
-    maps = _array("probabilities", given)
+    maps = array("probabilities", given)
     if maps.ndim != 4 or maps.shape[:2] != boxes.shape[:2]:
         raise ValueError(
             f"probabilities must be (B, R, Hp, Wp), a map for each box of {boxes.shape}: got {maps.shape}."
@@ -117,15 +117,16 @@ def spec(
     )
 
 
-def _array(name: str, given) -> jax.Array:
+def array(name: str, given) -> jax.Array:
+    """`given` as jax takes it."""
     try:
         return jnp.asarray(given)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be arrays: got {type(given).__name__} ({error}).") from error
 
 
-def _is_number(array: jax.Array) -> bool:
-    return any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer))
+def _is_number(x: jax.Array) -> bool:
+    return any(jnp.issubdtype(x.dtype, kind) for kind in (jnp.floating, jnp.integer))
 
 
 def _whole(name: str, value) -> int:

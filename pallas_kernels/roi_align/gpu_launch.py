@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.roi_align import gpu_kernels, tiles
-from pallas_kernels.roi_align.grid import DROPPED, Grid, Spec, narrow
-from pallas_kernels.roi_align.operator import Implementation, images_for_vmap
+from pallas_kernels.roi_align.grid import DROPPED, Grid, Spec
+from pallas_kernels.roi_align.operator import Implementation, of_kernels
 
 # launch(body, name, out, programs, inputs): runs body(program, *inputs, out) for each program, the arrays as refs in
 # device memory, and returns the array(s) of `out`.
@@ -30,19 +30,12 @@ def check(spec: Spec, name: str, *, least_block: int) -> None:
 def implementation(launch: Launch, check: Callable[[Spec], None], **options) -> Implementation:
     """`options` go to the body of the backward."""
 
-    def forward(features, grid, weights, spec: Spec):
-        call = images_for_vmap(functools.partial(_forward, launch, spec))
-        return call(features, *narrow((grid, weights)))
-
-    def d_weights(features, d_out, grid, spec: Spec):
-        call = images_for_vmap(functools.partial(_d_weights, launch, spec))
-        return call(features, d_out, narrow(grid))
-
-    def d_features(d_out, grid, weights, spec: Spec):
-        call = images_for_vmap(functools.partial(_d_features, launch, spec, options))
-        return call(d_out, *narrow((grid, weights)))
-
-    return Implementation(forward, d_features, d_weights, check)
+    return of_kernels(
+        functools.partial(_forward, launch),
+        functools.partial(_d_features, launch, options),
+        functools.partial(_d_weights, launch),
+        check,
+    )
 
 
 def _forward(launch: Launch, spec: Spec, features, grid: Grid, weights):
@@ -62,7 +55,7 @@ def _d_weights(launch: Launch, spec: Spec, features, d_out, grid: Grid):
     return _nonempty(launch, body, "roi_align_d_weights", out, programs, (features, d_out, grid))
 
 
-def _d_features(launch: Launch, spec: Spec, options, d_out, grid: Grid, weights):
+def _d_features(launch: Launch, options, spec: Spec, d_out, grid: Grid, weights):
     batch = grid.level.shape[0]
     gradients = []
     for level, shape in enumerate(spec.shapes):

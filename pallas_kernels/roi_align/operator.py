@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels.roi_align.grid import Grid, Spec
+from pallas_kernels.roi_align.grid import Grid, Spec, narrow
 
 
 def _supports_everything(spec: Spec) -> None:
@@ -30,6 +30,26 @@ class Implementation(NamedTuple):
     d_features: Callable  # (d_out, grid, weights, spec) -> one (B, H_l, W_l, C) a level
     d_weights: Callable  # (features, d_out, grid, spec) -> as weights
     check: Callable[[Spec], None] = _supports_everything  # NotImplementedError says what is not
+
+
+def of_kernels(
+    forward: Callable, d_features: Callable, d_weights: Callable, check: Callable[[Spec], None]
+) -> Implementation:
+    """An implementation by kernels: functions of (spec, *arrays), which get tables in 32 bits and no axis of a vmap."""
+
+    def images(function, spec):
+        return images_for_vmap(functools.partial(function, spec))
+
+    return Implementation(
+        lambda features, grid, weights, spec: images(forward, spec)(
+            features, narrow(grid), narrow(weights)
+        ),
+        lambda d_out, grid, weights, spec: images(d_features, spec)(
+            d_out, narrow(grid), narrow(weights)
+        ),
+        lambda features, d_out, grid, spec: images(d_weights, spec)(features, d_out, narrow(grid)),
+        check,
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))

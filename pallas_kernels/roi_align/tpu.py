@@ -24,8 +24,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from pallas_kernels.roi_align import tiles, tpu_kernels
-from pallas_kernels.roi_align.grid import DROPPED, Grid, Spec, narrow
-from pallas_kernels.roi_align.operator import Implementation, images_for_vmap
+from pallas_kernels.roi_align.grid import DROPPED, Grid, Spec
+from pallas_kernels.roi_align.operator import Implementation, of_kernels
 from pallas_kernels.roi_align.tpu_kernels import ALIGN, BLOCK, TILE, channel_block, pitch
 
 _MOST_BINS = 1024
@@ -56,25 +56,15 @@ def check(spec: Spec) -> None:
 def implementation(*, interpret=False) -> Implementation:
     """`interpret`: as of `pallas_call`, to run the kernels on a CPU."""
 
-    def forward(features, grid, weights, spec: Spec):
-        call = images_for_vmap(functools.partial(_forward, spec, interpret))
-        return call(features, *narrow((grid, weights)))
-
-    def d_features(d_out, grid, weights, spec: Spec):
-        call = images_for_vmap(functools.partial(_d_features, spec, interpret))
-        return call(d_out, *narrow((grid, weights)))
-
-    def d_weights(features, d_out, grid, spec: Spec):
-        call = images_for_vmap(functools.partial(_d_weights, spec, interpret))
-        return call(features, d_out, narrow(grid))
-
-    return Implementation(forward, d_features, d_weights, check)
+    return of_kernels(
+        functools.partial(_forward, interpret),
+        functools.partial(_d_features, interpret),
+        functools.partial(_d_weights, interpret),
+        check,
+    )
 
 
-IMPLEMENTATION = implementation()
-
-
-def _forward(spec: Spec, interpret, features, grid: Grid, weights):
+def _forward(interpret, spec: Spec, features, grid: Grid, weights):
     out = jax.ShapeDtypeStruct((*grid.level.shape, *spec.output_size, spec.channels), spec.dtype)
     table = _table(grid, weights, spec)
     return _each_roi(
@@ -82,7 +72,7 @@ def _forward(spec: Spec, interpret, features, grid: Grid, weights):
     )
 
 
-def _d_weights(spec: Spec, interpret, features, d_out, grid: Grid):
+def _d_weights(interpret, spec: Spec, features, d_out, grid: Grid):
     shape, (h, w), s = grid.level.shape, spec.output_size, spec.samples
     out = jax.ShapeDtypeStruct((*shape, s * s, _bins(spec)), jnp.float32)
     table = _table(grid, None, spec)
@@ -94,7 +84,7 @@ def _d_weights(spec: Spec, interpret, features, d_out, grid: Grid):
     return out.transpose(0, 1, 4, 2, 5, 3).reshape(*shape, h * s, w * s)
 
 
-def _d_features(spec: Spec, interpret, d_out, grid: Grid, weights):
+def _d_features(interpret, spec: Spec, d_out, grid: Grid, weights):
     table, windows = _table(grid, weights, spec), _windows(grid, spec.shapes)
     return tuple(
         _d_level(level, spec, interpret, grid, windows, table, d_out)
@@ -254,3 +244,6 @@ def _lists(grid: Grid, level: int, spec: Spec):
         ranges.append(tiles.bin_ranges(positions, spec.samples, size, pl.cdiv(cells, size)))
     ids, counts = tiles.rois_of_blocks(*ranges, 1)
     return jnp.concatenate([counts[..., None], ids], axis=-1)[..., None, :]
+
+
+IMPLEMENTATION = implementation()

@@ -152,6 +152,14 @@ def test_settings_without_meaning_are_named_before_anything_is_compiled(changes,
         methods.build(config)
 
 
+def test_a_config_of_an_older_version_is_told_what_it_lacks():
+    config = tiny.config()
+    with config.unlocked():
+        del config.model.rpn.round_anchors
+    with pytest.raises(ValueError, match="rpn.round_anchors is missing: .* another version"):
+        methods.build(config)
+
+
 @pytest.mark.parametrize("agnostic", [True, False])
 def test_class_layers_are_exactly_those_that_depend_on_the_classes(agnostic):
     from jaxseg import paths

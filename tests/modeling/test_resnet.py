@@ -1,12 +1,7 @@
 """ResNets: their sizes, where they stride, what groups and deformable convolutions change."""
 
 import functools
-import json
 import math
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +13,7 @@ from configs import mask_rcnn as mask_rcnn_config
 from jaxseg import methods
 from jaxseg.methods import settings
 from jaxseg.modeling import deform_conv, norms, resnet
+from tests import simulated_devices
 
 PLAIN = functools.partial(
     resnet.Bottleneck, channels=4, stride=1, norm=norms.FrozenBatchNorm, inner=4
@@ -221,17 +217,6 @@ def test_the_order_of_the_offset_channels(params):
 
 @pytest.mark.slow
 def test_eight_devices_equal_one_and_gather_nothing():
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.modeling.devices"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-        cwd=pathlib.Path(__file__).parents[2],
-        env=dict(os.environ, XLA_FLAGS=flags, JAX_PLATFORMS="cpu"),
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = simulated_devices.run("tests.modeling.devices", devices=8)
     assert found["difference"] < 1e-9
     assert not found["without gradient"] and not found["gathered"]
