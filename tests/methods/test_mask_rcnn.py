@@ -156,7 +156,7 @@ def test_a_config_of_an_older_version_is_told_what_it_lacks():
     config = tiny.config()
     with config.unlocked():
         del config.model.rpn.round_anchors
-    with pytest.raises(ValueError, match="rpn.round_anchors is missing: .* another version"):
+    with pytest.raises(ValueError, match=r"rpn\.round_anchors is missing: .* another version"):
         methods.build(config)
 
 
