@@ -53,7 +53,7 @@ def get_config(arg=None):
         like=("jaxseg", *_PRESETS),
         backbone=backbones.NAMES,
         style=("auto", "pytorch", "caffe"),
-        eps=-1.0,
+        eps="",
         exact=False,
         schedule=("1x", "2x", "3x"),
         data=("auto", "own", "coco"),
@@ -70,14 +70,14 @@ def get_config(arg=None):
         _PRESETS[arg.like](config)
         config.model.ignore_padding = False
         config.model.criterion.crowd_iof = 2.0  # they leave crowds out of training altogether
-    if arg.like == "detectron2" and not arg.backbone.startswith("x101"):
+    if arg.like == "detectron2" and arg.backbone.startswith(("r50", "r101")):
         _caffe(config)
     if arg.style != "auto":
         (_caffe if arg.style == "caffe" else _pytorch)(config)
-    if arg.eps >= 0:
-        config.model.backbone.norm_epsilon = arg.eps
-    if arg.exact:
-        config.data.buckets = _every_shape(config.data.eval_resize)
+    if arg.like == "mmdet" and arg.style == "caffe":
+        config.model.backbone.norm = "frozen_bn"
+    if arg.eps:
+        config.model.backbone.norm_epsilon = float(arg.eps)
     if arg.data == "own" or (arg.data == "auto" and arg.root):
         common.own_data(config)
         config.model.num_classes = 0
@@ -85,6 +85,8 @@ def get_config(arg=None):
             common.from_scratch(config)
     if arg.runlocal:
         common.run_local(config)
+    if arg.exact:
+        config.data.buckets = _every_shape(config.data.eval_resize)
     return config
 
 

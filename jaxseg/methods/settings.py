@@ -174,7 +174,13 @@ def _check_backbone(backbone: ConfigDict) -> None:
     """Raises ValueError for groups and deformable convolutions that the blocks do not have, or cannot."""
     key = "config.model.backbone"
     if backbone.depth not in resnet.BOTTLENECKS:
-        for name, plain in (("groups", 1), ("width_per_group", 64), ("deform", "none")):
+        plain_values = {
+            "groups": 1,
+            "width_per_group": 64,
+            "deform": "none",
+            "stride_in_1x1": False,
+        }
+        for name, plain in plain_values.items():
             if backbone[name] != plain:
                 raise ValueError(
                     f"{key}.{name}={backbone[name]!r} is a setting of bottlenecks, which depth="

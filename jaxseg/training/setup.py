@@ -200,6 +200,8 @@ def first_state(
         values = jax.device_put((params, batch_stats), sharding.replicated(mesh))
         told = f"; new, because the classes differ: {', '.join(kept)}" if kept else ""
         console.print(f"Started from the weights of {config.init_from}{told}.")
+        for line in _conventions(config):
+            console.print(line)
     else:
         console.print("Started from random weights.")
         if config.model.backbone.norm == "frozen_bn" or config.freeze:
@@ -209,6 +211,17 @@ def first_state(
                 "from_scratch in configs/common.py."
             )
     return place(*values)
+
+
+def _conventions(config: ConfigDict) -> list[str]:
+    """Warnings about settings with which the run in `config.init_from` gave its weights another meaning."""
+    before, _ = workdir.load_run(config.init_from)
+    parts = ("model.backbone.", "model.pixel_", "model.roi_sampling.", "model.rpn.", "model.fpn.")
+    return [
+        f"Warning: the weights were made with {key}={old!r}, and this config has {new!r}."
+        for key, (old, new) in workdir.differences(before, config).items()
+        if key.startswith(parts)
+    ]
 
 
 def _differences(folder: pathlib.Path, config: ConfigDict) -> dict[str, tuple[Any, Any]]:

@@ -21,7 +21,10 @@ def detectron2_layout(config) -> Layout:
     return Layout(
         "detectron2_backbone",
         detectron2.backbone(config),
-        ignored=(torchvision.COUNTERS, (r"(linear|fc1000|pred)\..*", detectron2.CLASSIFIER)),
+        ignored=(
+            torchvision.COUNTERS,
+            (r"(stem\.fc|fc|linear|fc1000|pred)\..*", detectron2.CLASSIFIER),
+        ),
         channels="bgr",
         of_backbone=True,
         folded=True,
@@ -33,6 +36,6 @@ def mmdet_layout(config) -> Layout:
     return Layout(
         "mmdet_backbone",
         torchvision.below("backbone.", mmdet.backbone(config)),
-        ignored=(torchvision.COUNTERS, (r"head\..*", detectron2.CLASSIFIER)),
+        ignored=(torchvision.COUNTERS, (r"(head|backbone\.fc)\..*", detectron2.CLASSIFIER)),
         of_backbone=True,
     )

@@ -102,6 +102,7 @@ def fill(
       ValueError: arrays are missing, superfluous, or of another shape (one error lists up to ten of them), or the
         classes do not fit.
     """
+    _check_patterns(ignore)
     modern = {name: layout.modern(strip_prefix(name)) for name in source}
     found = {today: name for name, today in modern.items()}
     count = count_classes(source, layout)
@@ -121,10 +122,11 @@ def fill(
         wanted, name = entry.transform.shape(shape), found.get(entry.name)
         if name is not None:
             used[name] = path
-            if source[name].shape == wanted:
+            fault = _fault(source[name], wanted, entry.leaf)
+            if fault is None:
                 values[path] = np.ascontiguousarray(entry.transform.take(source[name]), np.float32)
             else:
-                faults.append(f"{name} is {source[name].shape} in the file; {path} needs {wanted}")
+                faults.append(f"{name} {fault}; {path} needs {wanted}")
         elif folded and entry.kind == "norm" and entry.leaf in ("mean", "var"):
             values[path], constant[path] = _folded(entry.leaf, shape, config)
         else:
@@ -245,6 +247,19 @@ def _with_classes(config: ConfigDict, chosen: Classes | None) -> ConfigDict:
     return config
 
 
+def _fault(array: np.ndarray, wanted: tuple[int, ...], leaf: str) -> str | None:
+    """What is wrong with an array of a file."""
+    if array.shape != wanted:
+        return f"is {array.shape} in the file"
+    if array.dtype.kind not in "fiu":
+        return f"is of {array.dtype} in the file"
+    if not np.isfinite(array).all():
+        return "has numbers in the file that are not finite"
+    if leaf == "var" and (array < 0).any():
+        return "has negative variances in the file"
+    return None
+
+
 def _why_initial(path: str, layout: Layout, classes: Choice) -> str:
     if layout.of_backbone and not path.partition("/")[2].startswith("backbone/"):
         return "the file has a backbone only"
@@ -279,6 +294,16 @@ def _folded(leaf: str, shape, config: ConfigDict) -> tuple[np.ndarray, str]:
         return np.zeros(shape, np.float32), "0: the file's norms are scale * x + bias"
     variance = transforms.folded_variance(config.model.backbone.norm_epsilon)
     return np.full(shape, variance), "1 - epsilon: the file's norms are scale * x + bias"
+
+
+def _check_patterns(patterns: Sequence[str]) -> None:
+    if isinstance(patterns, str):
+        raise ValueError(f"ignore={patterns!r}: allowed is a sequence of regular expressions.")
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"ignore: {pattern!r} is no regular expression ({error}).") from error
 
 
 def _leftovers(

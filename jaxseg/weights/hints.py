@@ -24,12 +24,17 @@ _TORCHVISION = {
     "model.roi_sampling.ratio": 2,
     "model.rpn.round_anchors": True,
 }
-_ADAPTIVE = {"model.roi_sampling.aligned": True, "model.roi_sampling.ratio": 0}
+_EPSILON = {"model.backbone.norm_epsilon": 1e-5}
+_ADAPTIVE = _EPSILON | {
+    "model.roi_sampling.aligned": True,
+    "model.roi_sampling.ratio": 0,
+    "model.rpn.round_anchors": False,
+}
 USUAL: Mapping[str, Mapping[str, Any]] = {
     "torchvision": _IMAGENET | _TORCHVISION,
-    "torchvision_backbone": _IMAGENET | {"model.backbone.norm_epsilon": 1e-5},
+    "torchvision_backbone": _IMAGENET | _EPSILON,
     "mmdet": _IMAGENET | _ADAPTIVE,
-    "mmdet_backbone": _IMAGENET,
+    "mmdet_backbone": _IMAGENET | _EPSILON,
     "detectron2": _MSRA | _ADAPTIVE,
     "detectron2_backbone": _MSRA,
     "caffe2": _MSRA | {"model.roi_sampling.aligned": False, "model.roi_sampling.ratio": 2},
@@ -42,9 +47,18 @@ def usual(layout: str, metadata: Mapping[str, Any], config: ConfigDict) -> Mappi
     if from_torchvision(metadata):
         return _IMAGENET
     settings = dict(USUAL[layout])
+    if layout.startswith("mmdet") and is_caffe(config):
+        settings |= _MSRA
+    if layout == "torchvision" and config.model.fpn.norm != "none":  # v2
+        settings |= _EPSILON
     if config.model.backbone.groups > 1:  # ResNeXt, of any library
         settings |= _IMAGENET
     return settings
+
+
+def is_caffe(config: ConfigDict) -> bool:
+    """Whether pixels are not divided by their deviation, as for Caffe's ResNets; those take BGR."""
+    return bool(np.allclose(config.model.pixel_std, 1.0))
 
 
 def from_torchvision(metadata: Mapping[str, Any]) -> bool:

@@ -70,7 +70,8 @@ def from_any(
       classes: which of the file's classes the class layers are to have, in this order: "all"; "coco80", the 80 of
         torchvision's 90 labels that COCO uses; "none", initial values for other classes; or numbers of the file's
         classes, from 0 and without background.
-      channels: order of the stem's input channels in the file, "rgb" or "bgr"; "auto": bgr for Detectron2 and Caffe2.
+      channels: order of the stem's input channels in the file, "rgb" or "bgr"; "auto": bgr for Detectron2 and Caffe2,
+        and for MMDetection's caffe styles (a config whose pixels are not divided by their deviation).
       ignore: regular expressions for names of arrays that are not wanted.
       initial: values by our paths (`params/rpn/head/conv0/kernel`) for what the file does not have; default: those that
         training would start from (a compilation of some seconds, only where they are needed).
@@ -113,7 +114,7 @@ def fill(
     if channels not in ("auto", "rgb", "bgr"):
         raise ValueError(f"channels={channels!r}: allowed are auto, rgb and bgr.")
     if channels == "auto":
-        channels = "rgb" if hints.from_torchvision(metadata) else layout.channels
+        channels = _usual_channels(layout, metadata, config)
     return convert.fill(
         {n: np.asarray(a) for n, a in state_dict.items()},
         layout,
@@ -126,6 +127,14 @@ def fill(
     )
 
 
+def _usual_channels(layout: Layout, metadata: Mapping[str, Any], config: ConfigDict) -> str:
+    if hints.from_torchvision(metadata):
+        return "rgb"
+    if layout.name.startswith("mmdet") and hints.is_caffe(config):
+        return "bgr"
+    return layout.channels
+
+
 def to_torchvision(
     params: Any, batch_stats: Any, config: ConfigDict, *, rest: Arrays | None = None
 ) -> dict[str, np.ndarray]:
@@ -135,6 +144,7 @@ def to_torchvision(
     `rest` of an `Imported` puts those of its file back: then to_torchvision(from_torchvision(file)) is the file.
 
     Raises:
-      ValueError: parameters that torchvision's model does not have, or a `rest` of another model.
+      ValueError: a model that torchvision does not have, or a `rest` of another one.
     """
+    torchvision.check_exportable(config)
     return convert.export_layout(params, batch_stats, torchvision.layout(config), config, rest=rest)

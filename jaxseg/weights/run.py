@@ -24,6 +24,11 @@ def check_new(folder: str | pathlib.Path) -> pathlib.Path:
       OSError: it cannot be written.
     """
     folder = workdir.prepare(folder)
+    half = checkpoints.checkpoint_folder(folder).exists() or (folder / REPORT_FILE).exists()
+    if half and not (folder / workdir.RUN_FILE).exists():
+        raise ValueError(
+            f"An import into {folder} was interrupted. Delete it, or choose another --workdir."
+        )
     if (folder / workdir.RUN_FILE).exists() or checkpoints.checkpoint_folder(folder).exists():
         raise ValueError(f"There is a run in {folder} already. Choose another --workdir.")
     return folder

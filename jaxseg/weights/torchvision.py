@@ -43,6 +43,21 @@ _RENAMED = (
 )
 
 
+def check_exportable(config) -> None:
+    """Raises ValueError for models that torchvision does not have."""
+    model = config.model
+    for part in ("backbone", "fpn", "box_head", "mask_head"):
+        if model[part].norm == "group_norm":
+            raise ValueError(
+                f"config.model.{part}.norm='group_norm': torchvision's Mask R-CNN has batch norms only."
+            )
+    for part in ("box_head", "mask_head"):
+        if model[part].class_agnostic:
+            raise ValueError(
+                f"config.model.{part}.class_agnostic=True: torchvision's Mask R-CNN has boxes and masks of each class."
+            )
+
+
 def layout(config) -> Layout:
     """The names of a detector."""
     return Layout(

@@ -78,7 +78,8 @@ def renamed(state_dict, rules):
 
 def detectron2_backbone(state_dict):
     """A torchvision ResNet under Detectron2's names; RGB as it was."""
-    rules = [(r"conv1\.", "stem.conv1."), (r"bn1\.", "stem.conv1.norm.")]
+    # The script that makes such files puts "stem." before all that is in no layer, the classifier too.
+    rules = [(r"conv1\.", "stem.conv1."), (r"bn1\.", "stem.conv1.norm."), (r"fc\.", "stem.fc.")]
     for layer in range(1, 5):
         block, ours = rf"layer{layer}\.(\d+)\.", rf"res{layer + 1}.\1."
         rules += [

@@ -208,3 +208,40 @@ def test_a_model_that_torchvision_does_not_have():
     rest = {"roi_heads.box_predictor.bbox_pred.bias": np.zeros(4)}
     with pytest.raises(ValueError, match=r"bbox_pred.bias is \(4,\) there and \(24,\) here"):
         weights.to_torchvision(found.params, found.batch_stats, foreign.config(MODEL), rest=rest)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("backbone.body.conv1.weight", np.nan, "conv1.weight has numbers in the file that are not"),
+        ("backbone.body.bn1.running_var", -1.0, "running_var has negative variances in the file"),
+        ("backbone.body.bn1.weight", True, "bn1.weight is of bool in the file"),
+    ],
+)
+def test_numbers_that_no_model_has(name, value, wanted):
+    state_dict = foreign.torchvision(MODEL)
+    state_dict[name] = np.full(state_dict[name].shape, value)
+    with pytest.raises(ValueError, match=wanted):
+        fill(state_dict)
+
+
+def test_patterns_that_are_none():
+    for ignore, wanted in ((["("], "is no regular expression"), ("rpn", "allowed is a sequence")):
+        with pytest.raises(ValueError, match=wanted):
+            fill(foreign.torchvision(MODEL), ignore=ignore)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("backbone.norm", "group_norm"),
+        ("mask_head.norm", "group_norm"),
+        ("box_head.class_agnostic", True),
+        ("mask_head.class_agnostic", True),
+    ],
+)
+def test_models_that_torchvision_cannot_load_are_not_exported(key, value):
+    config = foreign.config(MODEL)
+    config.model.update_from_flattened_dict({key: value})
+    with pytest.raises(ValueError, match=f"config.model.{key}=.*: torchvision's Mask R-CNN has"):
+        weights.to_torchvision({}, {}, config)

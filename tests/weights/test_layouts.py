@@ -187,6 +187,17 @@ def test_the_order_of_the_colours_is_the_files_or_what_is_said():
         stem(state_dict, channels="gbr")
 
 
+def test_caffes_resnets_take_blue_first_in_mmdetection_too():
+    state_dict = BACKBONES["mmdet"](foreign.backbone(foreign.torchvision(R50)))
+    config, like = foreign.config(R50), convert.shapes(foreign.config(R50))
+    path = "params/backbone/stem/conv/kernel"
+    rgb = layouts.fill(state_dict, config, like=like).values[path]
+    config.model.pixel_std, config.model.backbone.stride_in_1x1 = (1.0, 1.0, 1.0), True
+    filled = layouts.fill(state_dict, config, like=like)
+    np.testing.assert_array_equal(filled.values[path], rgb[:, :, ::-1])
+    assert len(filled.report.notes) == 1 and "BGR" in filled.report.notes[0]
+
+
 def test_detectron2s_own_names_may_have_folded_norms():
     state_dict = foreign.detectron2_backbone(foreign.backbone(foreign.torchvision(R50)))
     folded = {n: a for n, a in state_dict.items() if not re.search("running|tracked|fc", n)}

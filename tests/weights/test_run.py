@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
-from configs import demo
+from configs import demo, mask_rcnn
 from jaxseg import weights
 from jaxseg.data import sources
 from jaxseg.data.source import Category
-from jaxseg.training import checkpoints
+from jaxseg.training import checkpoints, setup, workdir
 from jaxseg.weights import categories, classes, convert, files, run, start
 from jaxseg.weights.coco_categories import COCO80, TORCHVISION90
 from tests.weights import foreign
@@ -249,3 +249,17 @@ def run_python(folder, *arguments):
     )
     assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
     return done.stdout
+
+
+def test_a_start_with_other_conventions_is_told(tmp_path):
+    made, config = mask_rcnn.get_config("torchvision,eps=1e-5"), mask_rcnn.get_config("torchvision")
+    workdir.save_run(tmp_path, made, ())
+    config.init_from = str(tmp_path)
+    (line,) = setup._conventions(config)
+    assert "model.backbone.norm_epsilon=1e-05, and this config has 0.0" in line
+
+
+def test_an_import_that_was_interrupted_is_told(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match=r"was interrupted\. Delete it"):
+        run.check_new(tmp_path)
