@@ -39,15 +39,16 @@ flags.mark_flag_as_required("config")
 def main(argv: list[str]) -> None:
     source = argv[1]
     config = _CONFIG.value
-    folder = run.check_new(_WORKDIR.value)
     categories = categories_lib.read(_CATEGORIES.value) if _CATEGORIES.value else None
     state_dict = files.load_file(hub.resolve(source))
+    chosen = classes.parse(_CLASSES.value)
+    folder = run.check_new(_WORKDIR.value)  # last: a mistake above leaves no folder
     if categories and not config.model.num_classes:
         config.model.num_classes = len(categories)
     imported = layouts.from_any(
         state_dict,
         config,
-        classes=classes.parse(_CLASSES.value),
+        classes=chosen,
         channels=_CHANNELS.value,
         ignore=_IGNORE.value,
     )

@@ -85,3 +85,22 @@ def notes(layout: str, metadata: Mapping[str, Any], config: ConfigDict) -> list[
             f"all others. The config has model.backbone.norm_epsilon={config.model.backbone.norm_epsilon:g}."
         )
     return told
+
+
+def of_pixels(state_dict: Mapping[str, np.ndarray], config: ConfigDict) -> list[str]:
+    """A sentence for each normalisation of pixels in a file that is not the config's, order of the colours aside."""
+    told = []
+    for name, array in state_dict.items():
+        kind = name.rpartition(".")[2].removeprefix("pixel_")
+        if name not in (f"pixel_{kind}", f"data_preprocessor.{kind}") or kind not in (
+            "mean",
+            "std",
+        ):
+            continue
+        ours = config.model[f"pixel_{kind}"]
+        theirs = np.asarray(array, np.float64).ravel()
+        if theirs.size != 3 or not np.allclose(np.sort(theirs), np.sort(ours), rtol=1e-3):
+            told.append(
+                f"The file says {name}={theirs.tolist()}, the config model.pixel_{kind}={tuple(ours)}."
+            )
+    return told

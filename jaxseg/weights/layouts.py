@@ -122,7 +122,7 @@ def fill(
         classes=classes,
         channels=channels,
         ignore=ignore,
-        notes=hints.notes(name, metadata, config),
+        notes=[*hints.notes(name, metadata, config), *hints.of_pixels(state_dict, config)],
         like=like,
     )
 

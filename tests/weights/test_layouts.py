@@ -244,6 +244,16 @@ def test_settings_that_the_weights_were_not_trained_with_are_told():
     assert "BGR" in layouts.fill(blobs, config, like=like).report.notes[0]
 
 
+def test_pixels_that_the_file_knows_otherwise_are_told():
+    state_dict, config = foreign.detectron2(foreign.torchvision(R18)), foreign.config(R18)
+    like = convert.shapes(config)
+    state_dict["pixel_mean"] = np.asarray(config.model.pixel_mean[::-1]).reshape(3, 1, 1)
+    state_dict["pixel_std"] = np.full((3, 1, 1), 7.0)
+    notes = layouts.fill(state_dict, config, like=like).report.notes
+    (told,) = (note for note in notes if note.startswith("The file says"))
+    assert "pixel_std=[7.0, 7.0, 7.0], the config model.pixel_std=(58.395, 57.12, 57.375)" in told
+
+
 def test_groups_and_deformable_convolutions():
     config = foreign.config(R50)
     backbone = config.model.backbone
