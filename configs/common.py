@@ -271,6 +271,7 @@ def small(config: ConfigDict) -> None:
     model = config.model
     model.backbone.depth, model.backbone.width = 18, 32
     model.backbone.groups, model.backbone.width_per_group, model.backbone.deform = 1, 64, "none"
+    model.backbone.stride_in_1x1 = False  # its blocks have no 1x1
     model.fpn.channels = model.rpn.channels = 64
     model.rpn.anchor_sizes = (16, 32, 64, 128, 256)
     model.rpn.pre_nms, model.rpn.post_nms = (400, 300), (250, 150)
