@@ -194,14 +194,17 @@ def test_a_file_without_categories(tmp_path, text):
 
 @pytest.mark.slow
 def test_an_imported_run_is_evaluated_predicts_and_starts_training(tmp_path):
-    """At the size of `configs/demo.py:runlocal`, whose norms are group norms."""
+    """At the size of `configs/demo.py:runlocal`, with batch norms, which torchvision's files have."""
     flags = ["--config=configs/demo.py:runlocal"]
     config = demo.get_config("runlocal")
+    for part in ("backbone", "fpn", "mask_head"):
+        config.model[part].norm = "batch_norm"
+        flags.append(f"--config.model.{part}.norm=batch_norm")
     names = sources.open_source(config.data, "val").categories
     config.model.num_classes = len(names)
     rng = np.random.default_rng(0)
     values = {
-        path: rng.normal(0, 0.05, shape).astype(np.float32)
+        path: np.abs(rng.normal(0, 0.05, shape)).astype(np.float32)  # variances among them
         for path, shape in convert.shapes(config).items()
     }
     report = weights.Report("", {}, initial=dict.fromkeys(values, ""))
