@@ -26,7 +26,7 @@ import jax
 from absl import app, flags
 from rich import box, console, table
 
-from benchmarks import context, ptxas, targets
+from benchmarks import context, options, ptxas, targets
 from benchmarks.journal import Journal, supervise
 from pallas_kernels.roi_align.arg_specs import ARG_SPECS, PRODUCTION, Args, ArgSpec
 
@@ -42,21 +42,10 @@ _STALL = flags.DEFINE_float("stall_seconds", 300, "Kill a step that takes longer
 _JOURNAL = flags.DEFINE_string("journal", None, "Do the work, and note it in this file.")
 _DUMP = flags.DEFINE_string("dump", None, "Folder that the compiler leaves GPU code in.")
 
-for _name, _allowed in (
-    ("platforms", IMPLEMENTATIONS),
-    ("implementations", NAMES),
-    ("specs", ARG_SPECS),
-):
-    flags.register_validator(
-        _name,
-        lambda v, allowed=_allowed: bool(v) and set(v) <= set(allowed),
-        message="allowed are " + ", ".join(_allowed),
-    )
-flags.register_validator(
-    "json",
-    lambda v: v is None or os.access(os.path.dirname(os.path.abspath(v)), os.W_OK),
-    message="its folder must exist and be writable",
-)
+options.only_of("platforms", IMPLEMENTATIONS)
+options.only_of("implementations", NAMES)
+options.only_of("specs", ARG_SPECS)
+options.writable("json")
 
 
 def main(argv: list[str]) -> int:

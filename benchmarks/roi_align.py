@@ -27,7 +27,7 @@ import tempfile
 import jax
 from absl import app, flags
 
-from benchmarks import context, roi_align_measure, roi_align_table
+from benchmarks import context, options, roi_align_measure, roi_align_table
 from benchmarks.journal import Journal, supervise
 from benchmarks.roi_align_measure import BASELINES, NAMES
 from pallas_kernels.roi_align.arg_specs import ARG_SPECS, PRODUCTION, SMALL
@@ -43,20 +43,9 @@ _CHECK = flags.DEFINE_bool("check", False, "Exit with 1 if an implementation is 
 _STALL = flags.DEFINE_float("stall_seconds", 300, "Kill a step that takes longer.", lower_bound=1)
 _JOURNAL = flags.DEFINE_string("journal", None, "Do the work, and note it in this file.")
 
-_known = "allowed are " + ", ".join(NAMES)
-flags.register_validator(
-    "implementations", lambda v: bool(v) and set(v) <= set(NAMES), message=_known
-)
-flags.register_validator(
-    "specs",
-    lambda v: v is None or (bool(v) and set(v) <= set(ARG_SPECS)),
-    message="allowed are " + ", ".join(ARG_SPECS),
-)
-flags.register_validator(
-    "json",
-    lambda v: v is None or os.access(os.path.dirname(os.path.abspath(v)), os.W_OK),
-    message="its folder must exist and be writable",
-)
+options.only_of("implementations", NAMES)
+options.only_of("specs", ARG_SPECS, optional=True)
+options.writable("json")
 
 
 def main(argv: list[str]) -> int:

@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 # The layers that each layer may import, besides itself.
 GROUND = {
+    "jaxseg.atomic",
     "jaxseg.structures",
     "jaxseg.precision",
     "jaxseg.paths",

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jaxseg import atomic
 from jaxseg.evaluation.coco import Metrics
 
 _CLASS_COLUMNS = ("AP", "AP50")  # all twelve are in metrics.json
@@ -150,15 +151,8 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a file so that a reader finds the old or the new one, never a part; makes its folder."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
+    with atomic.replacing(path) as file:
+        file.write(text)
 
 
 def _number(value: float) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from absl import logging
 from ml_collections import ConfigDict
 
-from jaxseg import config_keys
+from jaxseg import atomic, config_keys
 from jaxseg.data import sources
 
 try:
@@ -76,16 +76,8 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes JSON so that the file is either the old one or the new one, whole, also after a kill."""
-    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise type(error)(f"Could not write {path}: {error.strerror or error}.") from error
+    with atomic.replacing(path) as file:
+        json.dump(value, file, indent=1)
 
 
 def save_run(

@@ -111,26 +111,10 @@ def fill(
     config = _with_classes(config, chosen)
     like = like or shapes(config)
     entries = names.entries(layout, tuple(like), config, channels=channels, classes=chosen)
-    folded = layout.folded and not any(name.endswith(".running_mean") for name in found)
-    values, used, constant, initial = {}, {}, {}, {}
+    initial = {p: _why_initial(p, layout, classes) for p, entry in entries.items() if entry is None}
     faults = [f"{n} is there in two spellings" for n in source if found[modern[n]] != n]
-    for path, shape in like.items():
-        entry = entries[path]
-        if entry is None:
-            initial[path] = _why_initial(path, layout, classes)
-            continue
-        wanted, name = entry.transform.shape(shape), found.get(entry.name)
-        if name is not None:
-            used[name] = path
-            fault = _fault(source[name], wanted, entry.leaf)
-            if fault is None:
-                values[path] = np.ascontiguousarray(entry.transform.take(source[name]), np.float32)
-            else:
-                faults.append(f"{name} {fault}; {path} needs {wanted}")
-        elif folded and entry.kind == "norm" and entry.leaf in ("mean", "var"):
-            values[path], constant[path] = _folded(entry.leaf, shape, config)
-        else:
-            faults.append(f"{entry.name} is missing; {path} needs it, of shape {wanted}")
+    values, used, constant, unfit = _assign(source, found, entries, like, layout, config)
+    faults += unfit
     ignored, superfluous = _leftovers(found, used, layout, ignore, chosen)
     faults += [f"{name} {source[name].shape} has no place in this model" for name in superfluous]
     if faults:
@@ -140,6 +124,35 @@ def fill(
     report = Report(layout.name, used, ignored, constant, initial, tuple(notes))
     rest = _rest(source, found, entries, chosen) if layout.exported else {}
     return Filled(values, report, config, chosen, rest)
+
+
+def _assign(
+    source: Arrays,
+    found: Mapping[str, str],
+    entries: Mapping[str, Entry | None],
+    like: Mapping[str, tuple[int, ...]],
+    layout: Layout,
+    config: ConfigDict,
+) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, str], list[str]]:
+    """(values by our paths, our path of each array used, which values are constants and why, faults)."""
+    folded = layout.folded and not any(name.endswith(".running_mean") for name in found)
+    values, used, constant, faults = {}, {}, {}, []
+    for path, entry in entries.items():
+        if entry is None:
+            continue
+        wanted, name = entry.transform.shape(like[path]), found.get(entry.name)
+        if name is not None:
+            used[name] = path
+            fault = _fault(source[name], wanted, entry.leaf)
+            if fault is None:
+                values[path] = np.ascontiguousarray(entry.transform.take(source[name]), np.float32)
+            else:
+                faults.append(f"{name} {fault}; {path} needs {wanted}")
+        elif folded and entry.kind == "norm" and entry.leaf in ("mean", "var"):
+            values[path], constant[path] = _folded(entry.leaf, like[path], config)
+        else:
+            faults.append(f"{entry.name} is missing; {path} needs it, of shape {wanted}")
+    return values, used, constant, faults
 
 
 def count_classes(source: Arrays, layout: Layout) -> int | None:

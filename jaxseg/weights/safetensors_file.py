@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from jaxseg import atomic
 from jaxseg.weights import arrays
 
 _DTYPES = {
@@ -85,18 +86,10 @@ def write(
     # The order of the format's own writer: wide numbers first, which keeps all of them aligned.
     contents = dict(sorted(contents.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
     header = _encode_header(contents, metadata or {})
-    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(header)
-            for array in contents.values():
-                file.write(array.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise type(error)(f"Could not write {path}: {error.strerror or error}.") from error
+    with atomic.replacing(path, "wb") as file:
+        file.write(header)
+        for array in contents.values():
+            file.write(array.tobytes())
 
 
 def _header(file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:

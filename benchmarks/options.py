@@ -1,0 +1,26 @@
+"""Checks of command line flags that the benchmarks share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+
+from absl import flags
+
+
+def only_of(name: str, allowed: Collection[str], *, optional: bool = False) -> None:
+    """The list flag `name` takes one or more of `allowed`, or with `optional` may be left out."""
+    flags.register_validator(
+        name,
+        lambda v: (optional and v is None) or (bool(v) and set(v) <= set(allowed)),
+        message="allowed are " + ", ".join(allowed),
+    )
+
+
+def writable(name: str) -> None:
+    """The flag `name` is a file whose folder can be written, or is left out."""
+    flags.register_validator(
+        name,
+        lambda v: v is None or os.access(os.path.dirname(os.path.abspath(v)), os.W_OK),
+        message="its folder must exist and be writable",
+    )

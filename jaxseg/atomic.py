@@ -1,0 +1,31 @@
+"""Files that are either the old one or the new one, whole, also after a kill or on a full disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import IO
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path, mode: str = "w") -> Iterator[IO]:
+    """A file to write, UTF-8 unless `mode` is "wb"; it takes the place of `path` when the block ends well.
+
+    Raises:
+      OSError: it could not be written; `path` is as it was, and named in the message.
+    """
+    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    try:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise type(error)(f"Could not write {path}: {error.strerror or error}.") from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
