@@ -1,0 +1,1 @@
+"""Reports of runs: one HTML page that needs nothing else. The program is `python -m jaxseg.report`."""
