@@ -41,6 +41,8 @@ ALLOWED = {
     "jaxseg.weights": {*BELOW_TRAINING, "jaxseg.training"},
     "jaxseg.training": {*BELOW_TRAINING, "jaxseg.weights"},
     "jaxseg.predictor": {*BELOW_TRAINING, "jaxseg.training"},
+    "jaxseg.report": {*BELOW_TRAINING, "jaxseg.training"},
+    "jaxseg.reproduce": {*BELOW_TRAINING, "jaxseg.training", "jaxseg.weights", "jaxseg.report"},
     "jaxseg": EVERYTHING,  # its lazy attributes
     "configs": set(),
     **{name: {*EVERYTHING, "configs"} for name in ("train", "eval", "predict")},
@@ -124,6 +126,9 @@ def test_imports_run_one_way(path):
         ("pallas_kernels.roi_align.api", "import jaxseg"),
         ("pallas_kernels.roi_align.api", "import flax.linen"),
         ("configs.demo", "import jax"),
+        ("jaxseg.training.loop", "from jaxseg.report import charts"),
+        ("jaxseg.report.page", "from jaxseg.reproduce import results"),
+        ("jaxseg.reproduce.plan", "from configs.tables import table"),
     ],
 )
 def test_the_check_finds_what_it_should(module, source):
