@@ -31,14 +31,16 @@ def run(
         errors of the operating system are the user's; everything else keeps its traceback.
       base: gives a config with all keys there are, to name what a mistyped `--config.key` may have been meant to be;
         for a program that takes a `--config`.
-      arguments: names of the arguments that are no flags, all of which must be given.
+      arguments: names of the arguments that are no flags, all of which must be given; the last may be given several
+        times if its name ends with "...".
     """
     app.run(lambda argv: _call(main, argv, arguments), flags_parser=lambda argv: _parse(argv, base))
 
 
 def _call(main: Callable[[list[str]], None], argv: list[str], arguments: Sequence[str]) -> None:
     given = argv[1:]
-    if len(given) > len(arguments):
+    several = bool(arguments) and arguments[-1].endswith("...")
+    if len(given) > len(arguments) and not several:
         _fail(f"Unknown arguments: {' '.join(given[len(arguments) :])}.")
     if len(given) < len(arguments):
         _fail(f"Missing: {' '.join(arguments[len(given) :])}. See --help.")

@@ -53,3 +53,13 @@ def test_arguments_that_are_no_flags(given, message):
     )
     assert (done.returncode == 0) == (len(given) == 1)
     assert message in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("given", [[], ["a"], ["a", "b", "c"]])
+def test_an_argument_that_may_be_given_several_times(given):
+    code = "from jaxseg import cli; cli.run(lambda argv: print(argv[1:]), arguments=['WORKDIR...'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *given], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode == 0) == bool(given)
+    assert (str(given) if given else "Missing: WORKDIR...") in done.stdout + done.stderr

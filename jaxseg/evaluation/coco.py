@@ -90,21 +90,10 @@ def evaluate(
     """As `evaluate_files`, on objects in memory (which stay unchanged), with the numbers of each
     class.
     """
-    check_options(iou_type, max_detections, evaluator)
-    truth = coco_input.prepare_ground_truth(ground_truth, iou_type)
-    detections = coco_input.prepare_results(results, truth, iou_type)
+    options = dict(max_detections=max_detections, evaluator=evaluator)
+    truth, precision, recall, thresholds = _accumulated(ground_truth, results, iou_type, **options)
     keys = names(max_detections)
     category_ids = sorted(category["id"] for category in truth["categories"])
-    if truth["images"] and category_ids:
-        match = _match_faster if evaluator == "faster_coco_eval" else _match_pycocotools
-        with _quiet():
-            precision, recall, thresholds = match(truth, detections, iou_type, max_detections)
-    else:  # nothing to measure
-        precision, recall, thresholds = (
-            np.full((10, 101, 0, 4, 3), -1.0),
-            np.full((10, 0, 4, 3), -1.0),
-            None,
-        )
     summary = dict(zip(keys, _twelve(precision, recall, thresholds), strict=True))
     per_class = {}
     for category, label in zip(truth["categories"], _labels(truth["categories"]), strict=True):
@@ -112,6 +101,37 @@ def evaluate(
         numbers = _twelve(precision[:, :, k], recall[:, k], thresholds)
         per_class[label] = dict(zip(keys, numbers, strict=True))
     return Metrics(iou_type, summary, per_class)
+
+
+def precision_recall(
+    ground_truth: Mapping,
+    results: Sequence[Mapping],
+    iou_type: str = "bbox",
+    *,
+    max_detections: int = 100,
+    evaluator: str = "faster_coco_eval",
+) -> dict[str, np.ndarray]:
+    """Precision by recall, the curves under which the APs are the areas. Arguments as of `evaluate`.
+
+    Returns:
+      "recall": (101,), 0 to 1; "AP", "AP50" and "AP75": (101,) the precision there, the mean over the classes that have
+      objects and, for "AP", over the IoU thresholds. The mean of a curve is the number of its name. NaN where there is
+      no ground truth at all.
+    """
+    options = dict(max_detections=max_detections, evaluator=evaluator)
+    _, precision, _, thresholds = _accumulated(ground_truth, results, iou_type, **options)
+    precision = precision[:, :, :, 0, -1]  # (T, R, K)
+    precision = np.where(precision > -1, precision, np.nan)
+    if thresholds is None:
+        thresholds = np.zeros(len(precision))
+    chosen = {"AP": thresholds > -1, "AP50": np.isclose(thresholds, 0.5)}
+    chosen["AP75"] = np.isclose(thresholds, 0.75)
+    curves = {"recall": np.linspace(0, 1, precision.shape[1])}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of nothing is NaN
+        for name, index in chosen.items():
+            curves[name] = np.nanmean(precision[index], axis=(0, 2))
+    return curves
 
 
 def check_options(iou_type: str, max_detections: int, evaluator: str) -> None:
@@ -131,6 +151,27 @@ def check_options(iou_type: str, max_detections: int, evaluator: str) -> None:
             f"max_detections={max_detections!r}: it must be a whole number over 10, since recall at "
             "1 and at 10 detections is reported beside it (COCO uses 100)."
         )
+
+
+def _accumulated(
+    ground_truth: Mapping,
+    results: Sequence[Mapping],
+    iou_type: str,
+    *,
+    max_detections: int,
+    evaluator: str,
+) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray | None]:
+    """The prepared ground truth, and the evaluators' precision (T, R, K, A, M), recall (T, K, A, M) and IoU thresholds
+    (T,), None where there is nothing to measure.
+    """
+    check_options(iou_type, max_detections, evaluator)
+    truth = coco_input.prepare_ground_truth(ground_truth, iou_type)
+    detections = coco_input.prepare_results(results, truth, iou_type)
+    if not truth["images"] or not truth["categories"]:
+        return truth, np.full((10, 101, 0, 4, 3), -1.0), np.full((10, 0, 4, 3), -1.0), None
+    match = _match_faster if evaluator == "faster_coco_eval" else _match_pycocotools
+    with _quiet():
+        return truth, *match(truth, detections, iou_type, max_detections)
 
 
 def _twelve(

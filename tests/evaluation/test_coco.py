@@ -280,3 +280,28 @@ def test_bad_files_are_named(tmp_path):
     bad.write_text("[{")
     with pytest.raises(ValueError, match=r"results\.json' is not JSON"):
         coco.evaluate_files(good, bad)
+
+
+@both
+@each_type
+def test_the_area_under_the_curves_is_the_ap(evaluator, iou_type):
+    annotations = [annotation(box, image=1 + i % 2, category=3) for i, box in enumerate(BOXES)]
+    annotations.append(annotation(BOXES[0], category=7, image=2))
+    results = [result(BOXES[0]), result((42, 12, 50, 60), image=2, score=0.8)]
+    results += [result(BOXES[1], category=7, score=0.7)]
+    options = dict(iou_type=iou_type, evaluator=evaluator)
+    summary = coco.evaluate(truth(annotations), results, **options).summary
+    curves = coco.precision_recall(truth(annotations), results, **options)
+    assert curves["recall"][[0, 50, 100]] == pytest.approx([0, 0.5, 1])
+    for name in ("AP", "AP50", "AP75"):
+        assert curves[name].shape == (101,)
+        assert curves[name].mean() == pytest.approx(summary[name])
+    assert 0 < summary["AP"] < summary["AP50"] < 1
+
+
+def test_curves_of_nothing_are_not_numbers():
+    for dataset in (truth([]), truth([], images=()), truth([], categories=())):
+        curves = coco.precision_recall(dataset, [])
+        assert np.isnan(curves["AP"]).all() and np.isnan(curves["AP50"]).all()
+    nothing_found = coco.precision_recall(truth([annotation(BOXES[0])]), [])
+    assert not nothing_found["AP"].any()
