@@ -69,7 +69,10 @@ def collect(folder: pathlib.Path, table: Any, runs: Mapping[str, Sequence[Run]])
         "power": statistics.POWER,
         "columns": columns(table, runs),
         "baseline": table.baseline,
-        "rows": [_row(table, row, runs) for row in table.rows],
+        "rows": [
+            _row(table, row, label, runs)
+            for row, label in zip(table.rows, _labels(table), strict=True)
+        ],
         "environments": environments(runs),
     }
     return replace_strings(found, placeless(folder))
@@ -153,12 +156,21 @@ def typed(command: Sequence[str]) -> list[str]:
     return [*head, *command[1:]]
 
 
-def _row(table: Any, row: Any, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+def _labels(table: Any) -> list[str]:
+    """What the rows are called; a label that two of them have gets the name of its row."""
+    labels = [row.label or row.name for row in table.rows]
+    return [
+        label if labels.count(label) == 1 else f"{label} ({row.name})"
+        for label, row in zip(labels, table.rows, strict=True)
+    ]
+
+
+def _row(table: Any, row: Any, label: str, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
     own = runs.get(row.name, ())
     keys = list(dict.fromkeys(key for run in own for key in run.metrics))
     return {
         "name": row.name,
-        "label": row.label or row.name,
+        "label": label,
         **{key: getattr(row, key) for key in ("config", "start_from", "evaluate", "weights")},
         "overrides": _plain(dict(row.overrides)),
         "published": dict(row.published),

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
+from jaxseg import atomic
+from jaxseg.report import charts, page
+from jaxseg.reproduce import cells, forest, reading, records, results, samples
+from jaxseg.reproduce.cells import Cell, Grid
+from jaxseg.reproduce.records import Run
+
 REPORT = "report.html"
+EN_DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 
 def write(folder: str | os.PathLike, table: Any, jobs: Iterable[Any] = ()) -> pathlib.Path:
@@ -24,4 +34,183 @@ def write(folder: str | os.PathLike, table: Any, jobs: Iterable[Any] = ()) -> pa
     Raises:
       OSError: it cannot be written; an old one is as it was.
     """
-    return pathlib.Path(folder) / REPORT
+    folder = pathlib.Path(folder)
+    runs = records.find(folder, table, jobs)
+    text = render(folder, table, runs)
+    with atomic.replacing(folder / REPORT) as file:
+        file.write(text)
+    return folder / REPORT
+
+
+def render(folder: pathlib.Path, table: Any, runs: Mapping[str, Sequence[Run]]) -> str:
+    """The page.
+
+    Args:
+      folder: the work directory of the table.
+      table: a `configs.tables.table.Table`.
+      runs: row -> its runs, as `records.find` gives them.
+    """
+    found, times = results.collect(folder, table, runs), results.collect_times(runs)
+    labels = {row["name"]: row["label"] for row in found["rows"]}
+    order = list(labels.values())
+    main, further = split_columns(found["columns"])
+    return page.render(
+        "table.html",
+        "jaxseg.reproduce",
+        found=found,
+        status=status(found),
+        overview=typeset(cells.overview(found)),
+        problems=typeset(cells.unfinished(found)),
+        forests=[c for key in main if (c := forest.chart(found, key, order)) is not None],
+        differences=grids(cells.differences(found, key) for key in main),
+        further=grids(cells.differences(found, key) for key in further),
+        reading=reading.paragraphs(found),
+        curves=curves(runs, labels),
+        costs=typeset(cells.costs(found, times)),
+        samples=samples.collect(table, runs, labels),
+        changes=grids(cells.changes(row) for row in found["rows"]),
+        rows=[about(row, labels) for row in found["rows"]],
+        commands=commands(runs, labels),
+        environments=[environment(e) for e in found["environments"]],
+        singles=typeset(cells.single_runs(found)),
+        folder=str(folder.absolute()),
+    )
+
+
+def split_columns(columns: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(those that the page leads with: the AP of each kind, the others)."""
+    main = [key for key in columns if key.endswith("/AP")] or list(columns[:1])
+    return main, [key for key in columns if key not in main]
+
+
+def status(found: Mapping[str, Any]) -> str:
+    """How far the table is, in a sentence."""
+    states = [run["status"] for row in found["rows"] for run in row["runs"]]
+    none = sum(not row["runs"] for row in found["rows"])
+    if not states:
+        return "Nothing has been run yet."
+    done = states.count("finished")
+    words = [f"{done} of {len(states)} runs finished"]
+    words += [
+        f"{states.count(state)} {state}" for state in sorted(set(states)) if state != "finished"
+    ]
+    words += [f"{none} {'row' if none == 1 else 'rows'} not run"] if none else []
+    return ", ".join(words) + "."
+
+
+def typeset(grid: Grid | None) -> dict[str, Any] | None:
+    """A grid as the macro `table` takes it."""
+    if grid is None:
+        return None
+    return {
+        "title": grid.title,
+        "note": grid.note,
+        "header": grid.header,
+        "rows": [
+            [_shown(cell, i >= grid.numbers) for i, cell in enumerate(row)] for row in grid.rows
+        ],
+        "text": tuple(range(grid.numbers)),
+        "best": [
+            (r, c) for r, row in enumerate(grid.rows) for c, cell in enumerate(row) if cell.strong
+        ],
+    }
+
+
+def grids(found: Iterable[Grid | None]) -> list[dict[str, Any]]:
+    """Those that there are, typeset."""
+    return [typeset(grid) for grid in found if grid is not None]
+
+
+def curves(runs: Mapping[str, Sequence[Run]], labels: Mapping[str, str]) -> list[Markup]:
+    """Charts of the loss and of the AP in validation, of every run with a log."""
+    logs = {labels[name]: [run.log for run in group] for name, group in runs.items()}
+    kinds = dict.fromkeys(
+        key
+        for group in logs.values()
+        for log in group
+        for line in log
+        for key in line
+        if line["split"] == "val" and key.endswith("/AP")
+    )
+    wanted = [("Training loss", "train", "loss", "loss", 1)]
+    # The masks first: they are what this is about.
+    wanted += [
+        (f"{cells.column_name(key)} in validation", "val", key, "percent", 100)
+        for key in sorted(kinds, key=lambda key: not key.startswith("mask"))
+    ]
+    drawn = []
+    for title, split, key, ylabel, factor in wanted:
+        series = {
+            label: [line for log in group if (line := _points(log, split, key, factor))[0]]
+            for label, group in logs.items()
+        }
+        series = {label: found for label, found in series.items() if found}
+        if series:
+            chart = charts.lines(
+                series, title=title, xlabel="step", ylabel=ylabel, order=list(labels.values())
+            )
+            drawn.append(chart)
+    return drawn
+
+
+def about(row: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
+    """What a row is, as pairs of words and values."""
+    facts = []
+    if row["name"] != row["label"]:
+        facts.append(("name", row["name"]))
+    if row["config"]:
+        facts.append(("config", row["config"]))
+    for key, word in (("start_from", "starts from"), ("evaluate", "evaluates")):
+        if row[key]:
+            facts.append((word, f"the last checkpoint of {labels.get(row[key], row[key])}"))
+    if row["weights"]:
+        facts.append(("weights", row["weights"]))
+    if row["overrides"]:
+        words = [f"{key}={cells.plain(value)}" for key, value in row["overrides"].items()]
+        facts.append(("overrides", ", ".join(words)))
+    if row["source"]:
+        facts.append(("published in", row["source"]))
+    return {"label": row["label"], "facts": facts}
+
+
+def commands(runs: Mapping[str, Sequence[Run]], labels: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(label of a row, the commands of its seeds as one would type them)."""
+    found = []
+    for name, group in runs.items():
+        lines = [shlex.join(results.typed(run.command)) for run in group if run.command]
+        if lines:
+            found.append((labels[name], "\n".join(lines)))
+    return found
+
+
+def environment(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Where runs were made, as pairs of words and values."""
+    device = found["device"] or {}
+    count, kind = device.get("count"), device.get("kind") or device.get("platform")
+    words = [f"{count} x {kind}" if count else str(kind or "not recorded")]
+    if (device.get("processes") or 1) > 1:
+        words.append(f"in {device['processes']} processes")
+    versions = ", ".join(f"{name} {version}" for name, version in (found["versions"] or {}).items())
+    return [
+        ("device", ", ".join(words)),
+        ("commit", found["commit"] or "not recorded"),
+        ("versions", versions or "not recorded"),
+        ("runs", ", ".join(found["runs"])),
+    ]
+
+
+def _points(
+    log: Sequence[Mapping[str, Any]], split: str, key: str, factor: float
+) -> tuple[list[float], list[float]]:
+    points = [(x["step"], factor * x[key]) for x in log if x["split"] == split and key in x]
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _shown(cell: Cell, number: bool) -> str | Markup:
+    """The text of a cell with the signs of print; what others published is set off."""
+    text = cell.text
+    if text == cells.NOTHING:
+        text = EN_DASH
+    elif number:
+        text = text.replace("-", MINUS)
+    return Markup('<span class="published">{}</span>').format(text) if cell.published else text
