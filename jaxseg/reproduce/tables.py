@@ -17,7 +17,10 @@ from jaxseg.evaluation import coco
 FOLDER = pathlib.Path("configs/tables")
 SCALES = ("full", "small", "tiny")
 EVALUATION = ("data.", "eval.", "model.test.")  # what an evaluation may set otherwise than its run
-OWN = {"seed": "--seeds", "init_from": "start_from or weights"}  # what the runner sets, and from what
+OWN = {
+    "seed": "--seeds",
+    "init_from": "start_from or weights",
+}  # what the runner sets, and from what
 KINDS = ("mask", "box", "boundary")
 METRICS = coco.names()
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -63,7 +66,9 @@ def load(name: str) -> Any:
         make = getattr(module, "get_table", None)
         table = make() if callable(make) else None
     except Exception as error:
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == spec.origin]
+        lines = [
+            f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == spec.origin
+        ]
         line = lines[-1] if lines else getattr(error, "lineno", "?")
         raise ValueError(
             f"The table {path} cannot be read: line {line}: {type(error).__name__}: {error}"

@@ -1,0 +1,128 @@
+"""`job.json` in the folder of a job: its command, how it ended, and what it took."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+
+from jaxseg.reproduce.plan import RUNS, Job
+from jaxseg.training import validation, workdir
+
+FILE = "job.json"
+LOCK = ".job.lock"
+OUTPUT = "output.txt"
+METRICS = "metrics.json"  # of an evaluation
+STATES = ("running", "stopped", "finished", "failed", "skipped")
+
+
+@dataclasses.dataclass
+class Record:
+    """What job.json holds.
+
+    Attributes:
+      command: as typed.
+      status: one of STATES. A "running" one that nobody runs was killed together with its runner.
+      error: of a failed or skipped job.
+      seconds: over all starts.
+      starts: how often it was started.
+      peak_rss_gib: the largest memory of its main process; None where the system does not tell.
+      finished: when, in ISO 8601; "" before.
+    """
+
+    command: list[str]
+    status: str = "running"
+    error: str = ""
+    seconds: float = 0.0
+    starts: int = 0
+    peak_rss_gib: float | None = None
+    finished: str = ""
+
+
+def read(folder: pathlib.Path) -> Record | None:
+    """The record in a folder; None if there is none.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    path = folder / FILE
+    try:
+        record = Record(**json.loads(path.read_text(encoding="utf-8")))
+        known = record.status in STATES and all(isinstance(x, str) for x in record.command)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        known = False
+    if not known:
+        raise ValueError(f"{path} is damaged. Remove {folder} to run it anew.")
+    return record
+
+
+def write(folder: pathlib.Path, record: Record) -> None:
+    """Writes job.json, whole.
+
+    Raises:
+      OSError: it cannot be written; the old one is as it was.
+    """
+    workdir.write_json(folder / FILE, dataclasses.asdict(record))
+
+
+def complete(job: Job) -> bool:
+    """Whether the folder has the job's results."""
+    try:
+        name = validation.FINISHED if job.steps else METRICS
+        found = json.loads((job.folder / name).read_text(encoding="utf-8"))
+        return isinstance(found, dict) and (not job.steps or found["step"] >= job.steps)
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        return False
+
+
+def has_work(folder: pathlib.Path) -> bool:
+    """Whether something lies in the folder that took time: results or a checkpoint."""
+    if any((folder / name).exists() for name in (validation.FINISHED, METRICS)):
+        return True
+    checkpoints = folder / "checkpoints"
+    return checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir())
+
+
+def check_command(job: Job, record: Record | None) -> None:
+    """Sees to it that what lies in the folder was made by the job's own command.
+
+    Folders of a table may be moved: where they lie does not count. A start that left nothing may be repeated in
+    another way, for example mended.
+
+    Raises:
+      ValueError: it was made by another one; the message has the differences.
+    """
+    if record is None:
+        if has_work(job.folder):
+            raise ValueError(
+                f"{job.folder} has a run without {FILE}, so that nobody knows whether it is one of this table. Move it "
+                "away, or choose another --workdir."
+            )
+        return
+    before, now = _placeless(record.command, job), _placeless(job.command, job)
+    if before == now or not has_work(job.folder):
+        return
+    gone, new = [x for x in before if x not in now], [x for x in now if x not in before]
+    changes = [
+        f"it was made {words} {' '.join(found)}"
+        for words, found in (("with", gone), ("without", new))
+        if found
+    ]
+    raise ValueError(
+        f"{job.folder} belongs to another command: {', '.join(changes) or 'the order of its arguments differs'}. Give "
+        "the options it was made with, remove that folder to run the row anew, or choose another --workdir."
+    )
+
+
+def _placeless(command: Sequence[str], job: Job) -> list[str]:
+    """The command with DIR for the table's folder, which stands before runs/ROW/seedK in the job's own argument."""
+    own = os.path.join(RUNS, job.row, f"seed{job.seed}")
+    flag = "--workdir=" if job.steps else "--out="
+    typed = [word.removeprefix(flag) for word in command if word.startswith(flag)]
+    place = typed[0].removesuffix(own) if typed and typed[0].endswith(own) else ""
+    runs = os.path.join(place, RUNS, "")
+    return [word.replace(f"={runs}", f"=DIR/{RUNS}/") for word in command]
