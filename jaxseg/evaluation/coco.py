@@ -96,7 +96,7 @@ def evaluate(
     category_ids = sorted(category["id"] for category in truth["categories"])
     summary = dict(zip(keys, _twelve(precision, recall, thresholds), strict=True))
     per_class = {}
-    for category, label in zip(truth["categories"], _labels(truth["categories"]), strict=True):
+    for category, label in zip(truth["categories"], labels(truth["categories"]), strict=True):
         k = [category_ids.index(category["id"])] if category_ids and precision.shape[2] else []
         numbers = _twelve(precision[:, :, k], recall[:, k], thresholds)
         per_class[label] = dict(zip(keys, numbers, strict=True))
@@ -132,6 +132,15 @@ def precision_recall(
         for name, index in chosen.items():
             curves[name] = np.nanmean(precision[index], axis=(0, 2))
     return curves
+
+
+def labels(categories: Sequence[Mapping]) -> list[str]:
+    """Class names; one that several categories share gets its id added."""
+    count = Counter(str(category["name"]) for category in categories)
+    return [
+        str(c["name"]) if count[str(c["name"])] == 1 else f"{c['name']} ({c['id']})"
+        for c in categories
+    ]
 
 
 def check_options(iou_type: str, max_detections: int, evaluator: str) -> None:
@@ -237,12 +246,3 @@ def _quiet():
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _labels(categories: Sequence[Mapping]) -> list[str]:
-    """Class names; one that several categories share gets its id added."""
-    count = Counter(str(category["name"]) for category in categories)
-    return [
-        str(c["name"]) if count[str(c["name"])] == 1 else f"{c['name']} ({c['id']})"
-        for c in categories
-    ]

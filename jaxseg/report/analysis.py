@@ -56,15 +56,13 @@ class Assigned:
 
     @property
     def quality(self) -> float:
-        """The panoptic quality of the image: summed IoU of the right pairs / (right + half of what is too much or lacks).
+        """The image's panoptic quality: summed IoU of the right pairs / (right + half of what lacks or is too much).
 
-        1 is perfect, 0 is nothing right; NaN where there is neither an object nor a detection (Kirillov et al. 2019,
-        over all classes of the image together).
+        1 is perfect, 0 is nothing right; NaN where there is neither an object nor a detection. After Kirillov et al.,
+        "Panoptic Segmentation" (2019), over all classes of the image together.
         """
-        lacking, surplus = (
-            len(self.missed) + len(self.wrong),
-            len(self.background) + len(self.wrong),
-        )
+        lacking = len(self.missed) + len(self.wrong)
+        surplus = len(self.background) + len(self.wrong)
         count = len(self.right) + (lacking + surplus) / 2
         return sum(iou for *_, iou in self.right) / count if count else float("nan")
 
@@ -105,8 +103,14 @@ def assign(image: Image, score: float) -> Assigned:
     )
 
 
-def best_score(all_images: Sequence[Image]) -> tuple[float, dict[str, float]]:
-    """The score of `SCORES` with the best F1 of objects found in their own class, and what it gives there.
+def best_score(
+    all_images: Sequence[Image], score: float | None = None
+) -> tuple[float, dict[str, float]]:
+    """The score of `SCORES` with the best F1 of objects found in their own class, and what it gives.
+
+    Args:
+      all_images: of a data set.
+      score: a score to take instead.
 
     Returns:
       The score (0.5 where no object is found at any), and `f1`, `precision`, `recall` as fractions.
@@ -116,21 +120,23 @@ def best_score(all_images: Sequence[Image]) -> tuple[float, dict[str, float]]:
     for image in all_images:
         # A pair with a higher score is never undone by a lower one: one assignment does for all scores.
         hits = {d for d, *_ in assign(image, -np.inf).right}
-        for d, score in enumerate(image.scores):
-            if d in hits or not image.on_crowd[d]:
-                scores.append(score)
-                right.append(d in hits)
+        counted = [d for d in range(len(image.scores)) if d in hits or not image.on_crowd[d]]
+        scores += image.scores[counted].tolist()
+        right += [d in hits for d in counted]
     scores, right = np.array(scores), np.array(right, bool)
-    best = (0.0, 0.5, 0, 0)
-    for score in SCORES:
-        kept = scores >= score
-        hits = int(right[kept].sum())
-        f1 = 2 * hits / max(1, int(kept.sum()) + objects)
-        if f1 > 0 and f1 >= best[0]:
-            best = (f1, score, hits, int(kept.sum()))
-    f1, score, hits, kept = best
-    numbers = dict(f1=f1, precision=hits / max(1, kept), recall=hits / max(1, objects))
-    return score, numbers
+
+    def numbers(least: float) -> dict[str, float]:
+        kept = scores >= least
+        hits, found = int(right[kept].sum()), int(kept.sum())
+        return dict(
+            f1=2 * hits / max(1, found + objects),
+            precision=hits / max(1, found),
+            recall=hits / max(1, objects),
+        )
+
+    if score is None:
+        score = max(SCORES, key=lambda least: (numbers(least)["f1"], -abs(least - 0.5)))
+    return score, numbers(score)
 
 
 def confusion(
