@@ -4,9 +4,9 @@
   python train.py --config=configs/mask_rcnn.py:r50,1x,coco,root=/data/coco --workdir=runs/r50 --config.init_from=...
 
 Arguments, each optional: `r18|r50|r101|x101_32x8d|x101_32x4d|r101_dcn|r101_dcnv2` (docs/models.md); schedule
-`1x|2x|3x`; data `own|coco`; `root=DIR`, where the images and the annotations are; `pretrained`; `runlocal`, a few steps
-of a tiny model on whatever machine this is; and the conventions of other libraries,
-`torchvision|torchvision_v2|detectron2|mmdet`, see below.
+`1x|2x|3x`; data `own|coco|shapes`; `root=DIR`, where the images and the annotations are; `pretrained`; the scale,
+`small|runlocal`; the papers' own training recipes, `atmask|maskplus|mr_rcnn|brefine` (configs/recipes.py); and the
+conventions of other libraries, `torchvision|torchvision_v2|detectron2|mmdet`, see below.
 
 `own` (what `root=DIR` alone means) is a folder of yours in COCO format: DIR/train, DIR/val (images),
 DIR/annotations/instances_train.json and instances_val.json, and test likewise if there is one. Classes come from the
@@ -17,6 +17,14 @@ JSON. It trains from nothing, with group norm, for a number of steps that you sh
 takes 2 x 2 samples a bin instead of an adaptive number; pixels are normalised as torchvision's weights want them (RGB,
 mean and deviation of ImageNet) and the stride of a bottleneck is in its 3x3 convolution, both settings; an object that
 no anchor touches makes no anchor positive; at most `model.test.candidates` (box, class) pairs enter the suppression.
+
+`shapes` are drawn scenes, for trying things without a download. It trains from nothing, as `own`.
+
+`small` trains a model of some 4 million parameters from nothing on small images, within about an hour on two CPU
+cores (ten minutes with `shapes`), validated on 500 images: the method and the data are those of the other
+arguments, the size and the schedule are not. A ResNet-18 stands for r18 and r50, a ResNet-34 for the others; 2x and
+3x are two and three times as many steps. `runlocal` is a few steps of a tiny model, the same for every backbone and
+schedule, to see that something runs. Neither starts from weights, so `pretrained` changes nothing in them.
 
 In the conventions of other libraries their weights give their results, and can be fine-tuned:
 
@@ -38,7 +46,7 @@ Without data of your own there are 80 classes; for torchvision 90, COCO's catego
 What is left of their differences, and the measurements: docs/parity.md.
 """
 
-from configs import backbones, common
+from configs import backbones, common, recipes
 
 _SCHEDULES = {  # steps, milestones at 16 images a step
     "1x": (90_000, (60_000, 80_000)),
@@ -51,26 +59,47 @@ def get_config(arg=None):
     arg = common.parse_arg(
         arg,
         like=("jaxseg", *_PRESETS),
+        recipe=("none", *recipes.TABLE),
         backbone=backbones.NAMES,
         style=("auto", "pytorch", "caffe"),
         eps="",
         exact=False,
         schedule=("1x", "2x", "3x"),
-        data=("auto", "own", "coco"),
+        data=("auto", "own", "coco", "shapes"),
         root="",
         pretrained=False,
+        small=False,
         runlocal=False,
     )
+    if arg.like != "jaxseg" and arg.recipe != "none":
+        raise ValueError(
+            f"Config arguments {arg.like} and {arg.recipe}: a recipe has conventions of its own; leave one of them out."
+        )
     config = common.base()
     backbones.choose(config, arg.backbone)
     config.train.steps, config.optim.milestones = _SCHEDULES[arg.schedule]
     config.data.root = arg.root
     config.model.num_classes = 80
+    _set_conventions(config, arg)
+    _set_data(config, arg)
+    if arg.small:
+        _small(config, arg)
+    if arg.runlocal:
+        common.run_local(config)
+    if arg.exact:
+        config.data.buckets = _every_shape(config.data.eval_resize)
+    return config
+
+
+def _set_conventions(config, arg):
     if arg.like != "jaxseg":
         _PRESETS[arg.like](config)
         config.model.ignore_padding = False
         config.model.criterion.crowd_iof = 2.0  # they leave crowds out of training altogether
-    if arg.like == "detectron2" and arg.backbone.startswith(("r50", "r101")):
+    if arg.recipe != "none":
+        recipes.TABLE[arg.recipe](config, arg.schedule, arg.backbone)
+    caffe = arg.like == "detectron2" or arg.recipe in recipes.CAFFE
+    if caffe and arg.backbone.startswith(("r50", "r101")):
         _caffe(config)
     if arg.style != "auto":
         (_caffe if arg.style == "caffe" else _pytorch)(config)
@@ -78,16 +107,34 @@ def get_config(arg=None):
         config.model.backbone.norm = "frozen_bn"
     if arg.eps:
         config.model.backbone.norm_epsilon = float(arg.eps)
-    if arg.data == "own" or (arg.data == "auto" and arg.root):
+
+
+def _set_data(config, arg):
+    own = arg.data == "own" or (arg.data == "auto" and arg.root)
+    if own:
         common.own_data(config)
+    if arg.data == "shapes":
+        if arg.root:
+            raise ValueError(f"Config argument root={arg.root!r}: `shapes` are drawn, not read.")
+        common.shapes_data(config)
+    if own or arg.data == "shapes":
         config.model.num_classes = 0
         if arg.like == "jaxseg" and not arg.pretrained:
             common.from_scratch(config)
-    if arg.runlocal:
-        common.run_local(config)
-    if arg.exact:
-        config.data.buckets = _every_shape(config.data.eval_resize)
-    return config
+
+
+def _small(config, arg):
+    common.small(config)
+    common.small_run(config)
+    if arg.backbone.startswith(("r101", "x101")):
+        config.model.backbone.depth = 34
+    config.model.roi_sampling.ratio = 2  # an adaptive number takes a CPU too long
+    config.eval.max_images = 500
+    times = int(arg.schedule[:-1])
+    config.train.steps, config.train.eval_every = (
+        times * config.train.steps,
+        times * config.train.eval_every,
+    )
 
 
 def _torchvision(config):
