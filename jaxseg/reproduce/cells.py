@@ -46,10 +46,12 @@ def overview(found: Mapping[str, Any]) -> Grid:
             if key in shown:
                 cells.append(Cell(_published(row["published"].get(key)), published=True))
         rows.append(tuple(cells))
-    notes = ["Mean ± standard deviation over the seeds, in percent."]
     counts = {m["count"] for row in found["rows"] for m in row["metrics"].values() if m}
+    several = max(counts, default=1) > 1
+    notes = ["Mean ± standard deviation over the seeds, in percent." if several else "In percent."]
     if 1 in counts:
-        notes.append("One seed has no spread: a row without ± says nothing about chance.")
+        one = "A row with one seed" if several else "One seed"
+        notes.append(f"{one} has no spread: it says nothing about chance.")
     return Grid("Results", tuple(header), tuple(rows), note=" ".join(notes))
 
 

@@ -52,7 +52,7 @@ def line(command: list[str]) -> str:
 
 def escape(text: str) -> str:
     """Text that Markdown shows as it stands, on one line."""
-    text = re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", text)
+    text = re.sub(r"([\\`*_<>|#~]|\](?=\())", r"\\\1", text)  # brackets alone make no link
     return " ".join(text.split())
 
 

@@ -17,6 +17,7 @@ JOB_FILE = "job.json"
 EVALUATION = "metrics.json"  # what eval.py leaves
 RUNS = "runs"
 MISSING = "not started"
+UNFINISHED = "unfinished"  # begun by hand: nothing says whether it still runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Run:
     """One row with one seed, as far as it has come. Nothing but `row`, `seed` and `folder` need be there.
 
     Attributes:
-      status: that of job.json (running, finished, failed, skipped), or "not started".
+      status: that of job.json (running, finished, failed, skipped); without one, "finished", "unfinished" or
+        "not started".
       metrics: of a finished run; "mask/AP" -> fraction, None where it is not defined (no large objects, say).
       log: the lines of log.jsonl.
     """
@@ -76,9 +78,10 @@ def read(folder: pathlib.Path, row: str, seed: int, job: Any = None) -> Run:
     place = folder / RUNS / row / f"seed{seed}"
     noted = _json(place / JOB_FILE)
     final = _json(place / validation.FINISHED)
-    if not final and not (place / workdir.RUN_FILE).exists():
+    settings = _json(place / workdir.RUN_FILE)
+    if not final and not settings:
         final = _json(place / EVALUATION)
-    status = noted.get("status") or ("finished" if final else MISSING)
+    status = noted.get("status") or ("finished" if final else UNFINISHED if settings else MISSING)
     return Run(
         row=row,
         seed=seed,
@@ -87,7 +90,7 @@ def read(folder: pathlib.Path, row: str, seed: int, job: Any = None) -> Run:
         error=str(noted.get("error") or ""),
         command=tuple(map(str, noted.get("command") or getattr(job, "command", ()) or ())),
         job=noted,
-        settings=_json(place / workdir.RUN_FILE),
+        settings=settings,
         final=final,
         metrics=_metrics(final) if status == "finished" else {},
     )

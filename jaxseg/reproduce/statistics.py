@@ -7,6 +7,7 @@ two-sided paired t test from the noncentral t distribution (Cohen, Statistical P
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -91,21 +92,26 @@ def power(count: int, sd: float, true: float, confidence: float = CONFIDENCE) ->
       count: pairs, at least 2.
       sd: the standard deviation of a difference, > 0.
     """
-    t, shift = critical(count, confidence), true * math.sqrt(count) / sd
-    return float(stats.nct.sf(t, count - 1, shift) + stats.nct.cdf(-t, count - 1, shift))
+    t, shift = critical(count, confidence), abs(true) * math.sqrt(count) / sd
+    right = float(stats.nct.sf(t, count - 1, shift))
+    # To be seen on the wrong side, the mean must lie there: less likely than 1e-12, where SciPy's cdf may be NaN.
+    wrong = float(stats.nct.cdf(-t, count - 1, shift)) if shift < 7 else 0.0
+    return right + wrong
 
 
 def detectable(
     count: int, sd: float, chance: float = POWER, confidence: float = CONFIDENCE
 ) -> float:
     """The true difference whose `power` is `chance`, in the units of `sd`."""
-    if sd == 0:
-        return 0.0
-    # In units of sd, so that the solver's tolerance fits; the power rises with the difference.
+    return sd * _detectable_in_sds(count, chance, confidence)
+
+
+@functools.lru_cache
+def _detectable_in_sds(count: int, chance: float, confidence: float) -> float:
     high = 1.0
     while power(count, 1.0, high, confidence) < chance:
         high *= 2
-    return sd * float(
+    return float(
         optimize.brentq(lambda true: power(count, 1.0, true, confidence) - chance, 0.0, high)
     )
 
