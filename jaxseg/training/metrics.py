@@ -135,7 +135,10 @@ class Clock:
         self._other += seconds
 
     def read(self, step: int) -> dict[str, float]:
-        """Speeds since the last call: images_per_second, data_wait (share of the time), eta (seconds)."""
+        """Speeds since the last call: images_per_second, data_wait (share of the time), eta (seconds).
+
+        And memory_gib, the peak of the run so far, where the backend tells it.
+        """
         count = max(1, step - self._from)
         seconds = max(1e-6, time.perf_counter() - self._begin - self._other)
         fresh = seconds / count
@@ -149,11 +152,13 @@ class Clock:
             if self._eval_every
             else 1
         )
-        return {
+        speed = {
             "images_per_second": self._images / fresh,
             "data_wait": waited,
             "eta": left * self._seconds_per_step + evals * self._seconds_per_eval,
         }
+        memory = memory_in_use()
+        return speed if memory is None else speed | {"memory_gib": memory}
 
 
 def memory_in_use() -> float | None:
@@ -176,9 +181,8 @@ def console_line(
         f"{speed['images_per_second']:.3g} images/s",
         f"ETA {duration(speed['eta'])}",
     ]
-    memory = memory_in_use()
-    if memory is not None:
-        words.append(f"{memory:.1f} GiB")
+    if "memory_gib" in speed:
+        words.append(f"{speed['memory_gib']:.1f} GiB")
     if speed["data_wait"] >= 0.05:
         words.append(f"waits for data {speed['data_wait']:.0%}")
     return "  ".join(words)

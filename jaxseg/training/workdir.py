@@ -1,16 +1,15 @@
 """The work directory: what makes a run self-contained, and whether it can be written at all.
 
-`run.json` holds the config, the categories and the versions of a run; evaluation and prediction need nothing else.
+`run.json` holds the config and the categories of a run, which is all that evaluation and prediction need, and what it
+was made with: versions, the commit of this code, the devices.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from ml_collections import ConfigDict
 
 from jaxseg import atomic, config_keys
 from jaxseg.data import sources
+from jaxseg.training import provenance
 
 try:
     import fcntl
@@ -28,7 +28,6 @@ except ImportError:  # not Unix
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
 FORMAT = 1
-_PACKAGES = ("jaxseg", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 def prepare(folder: str | pathlib.Path) -> pathlib.Path:
@@ -83,12 +82,14 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 def save_run(
     folder: pathlib.Path, config: ConfigDict, categories: Sequence[sources.Category]
 ) -> None:
-    """Writes `run.json`."""
+    """Writes `run.json`; what it says of code and devices is that of the latest start."""
     run = dict(
         format=FORMAT,
         config=config.to_dict(),
         categories=[dict(id=c.id, name=c.name) for c in categories],
-        versions=versions(),
+        versions=provenance.versions(),
+        commit=provenance.commit(),
+        device=provenance.device(),
     )
     write_json(pathlib.Path(folder) / RUN_FILE, run)
 
@@ -137,17 +138,6 @@ def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
         for key in dict.fromkeys([*before, *after])
         if before.get(key, _ABSENT) != after.get(key, _ABSENT)
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the numbers of a run depend on."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 _ABSENT = object()

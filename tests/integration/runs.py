@@ -13,7 +13,7 @@ import standin
 from jaxseg.training import loop, metrics
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-SPEEDS = ("images_per_second", "data_wait", "eta")
+SPEEDS = ("images_per_second", "data_wait", "eta", "memory_gib")
 
 
 class Console(metrics.Console):

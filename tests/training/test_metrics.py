@@ -85,6 +85,23 @@ def test_console_line_holds_what_one_looks_for():
         assert part in line
 
 
+@pytest.mark.parametrize("stats", [{"peak_bytes_in_use": 3 << 30}, {"bytes_in_use": 3 << 30}])
+def test_memory_is_told_where_the_backend_knows_it(monkeypatch, stats):
+    class Device:
+        def memory_stats(self):
+            return stats
+
+    clock = metrics.Clock(0, 100, images=4, eval_every=20)
+    monkeypatch.setattr(metrics.jax, "local_devices", lambda: [Device()])
+    speed = clock.read(10)
+    assert speed["memory_gib"] == 3.0
+    assert "3.0 GiB" in metrics.console_line(10, 100, LINE, speed)
+    stats.clear()  # a CPU
+    speed = clock.read(20)
+    assert "memory_gib" not in speed
+    assert "GiB" not in metrics.console_line(20, 100, LINE, speed)
+
+
 def test_time_left_counts_steps_and_validations_without_compilation(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(metrics.time, "perf_counter", lambda: now[0])

@@ -5,7 +5,7 @@ import pytest
 import standin
 
 from jaxseg.data.sources import Category
-from jaxseg.training import workdir
+from jaxseg.training import provenance, workdir
 
 CATEGORIES = (Category(3, "cat"), Category(9, "dog"))
 
@@ -17,7 +17,18 @@ def test_a_run_comes_back(tmp_path):
     assert found.to_dict() == config.to_dict()
     assert categories == CATEGORIES
     assert set(os.listdir(tmp_path)) == {"run.json"}
-    assert "jax" in json.loads((tmp_path / "run.json").read_text())["versions"]
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["versions"] == provenance.versions() and run["device"] == provenance.device()
+    assert run["commit"] == provenance.commit()
+
+
+def test_runs_of_earlier_versions_come_back(tmp_path):
+    """They have neither commit nor device."""
+    workdir.save_run(tmp_path, standin.make_config(), CATEGORIES)
+    run = json.loads((tmp_path / "run.json").read_text())
+    del run["commit"], run["device"]
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    assert workdir.load_run(tmp_path)[1] == CATEGORIES
 
 
 def test_a_folder_without_a_run(tmp_path):
