@@ -9,6 +9,7 @@ from jaxseg.report import charts, curves, evaluated, findings, page, tables
 from jaxseg.report.evaluated import Evaluated
 from jaxseg.report.folder import RunFolder
 
+_PICTURES = 4_500_000  # bytes of all pictures of a page
 _SECTIONS = (  # anchor, what it is made of, title
     ("ap", "ap_tables", "Average precision"),
     ("curves", "curves", "Training"),
@@ -40,17 +41,17 @@ def build(
     for label, run in runs.items():
         say(f"{label}: comparing detections with the ground truth ...")
         one, reason = evaluated.evaluate(run, score, list(found.values()))
-        if one is None:
+        if one is None and (run.results is not None or run.final):
             notes.append(
                 f"{label}: no pictures, confusions and curves of precision, since {reason}."
             )
-        else:
+        elif one is not None:
             found[label] = one
             if not one.source.annotated:
                 notes.append(
                     f"{label}: the split {run.split} has no annotations, so nothing is measured."
                 )
-    notes += _notes_on_comparison(runs, found)
+    limits = _notes_on_comparison(runs, found)
     measured = {label: one for label, one in found.items() if one.source.annotated}
     say("Drawing ...")
     context = dict(
@@ -60,9 +61,9 @@ def build(
             label: f"var(--s{i % len(charts.figures.SERIES)})" for i, label in enumerate(order)
         },
         key=charts.key(order),
-        notes=notes,
+        notes=notes + limits,
         tiles=tables.tiles(runs),
-        ap_tables=tables.ap_tables(runs),
+        ap_tables=tables.ap_tables(runs, comparable=not limits),
         curves=curves.groups(runs, order),
         folded_curves=(curves.MORE, curves.SPEED),
         precision_recall=findings.precision_recall(measured, order),
@@ -141,5 +142,6 @@ def _galleries(found: Mapping[str, Evaluated]) -> list[dict[str, Any]]:
     for label, one in found.items():
         groups.setdefault(one.data, {})[label] = one
     return [
-        dict(runs=list(group), sheets=findings.image_sheets(group)) for group in groups.values()
+        dict(runs=list(group), sheets=findings.image_sheets(group, _PICTURES // len(groups)))
+        for group in groups.values()
     ]

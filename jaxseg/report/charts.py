@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -20,6 +21,7 @@ MINUS = "−"  # noqa: RUF001
 POINTS = 400  # of a line; more are not seen
 SMOOTHED = 60  # points of a line that is smoothed where that is asked for
 VALUES = 60  # bars that have their number written at their end
+_WIDE = "Ŵ"  # about as wide as a Chinese character, and hardly in a name
 _DASHES = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 _CSS_DASHES = ("", "5 2", "1.5 1.5", "6 2 1.5 2")
 
@@ -131,10 +133,13 @@ def bars(
         ax.grid(False, axis="y")
         ax.tick_params(axis="y", length=0)
         _axes(ax, title, xlabel, "", numeric=("x",))
-        ax.set_yticks(place, [shortened(name) for name in names])
+        ax.set_yticks(place, [_stand_in(shortened(name)) for name in names])
         if xlim:
             ax.set_xlim(*xlim)
         image = figures.svg(figure, f"{title}: {xlabel}")
+    for word in map(shortened, names):
+        if _stand_in(word) != word:  # they stand in this order in the image
+            image = Markup(image.replace(_stand_in(word), escape(word), 1))
     return _figure(image, key(list(values), order) if legend else Markup())
 
 
@@ -207,10 +212,16 @@ def key(labels: Sequence[str], order: Sequence[str] | None = None) -> Markup:
 
 
 def shortened(text: str, length: int = 22) -> str:
-    """A text of one line and at most some characters, with an ellipsis in its middle."""
+    """A text of one line and at most some columns wide, with an ellipsis in its middle."""
     text = " ".join(str(text).split())
-    half = (length - 1) // 2
-    return text if len(text) <= length else f"{text[:half].rstrip()}…{text[-half:].lstrip()}"
+    if _columns(text) <= length:
+        return text
+    head, tail = "", ""
+    while _columns(head + text[len(head)]) <= (length - 1) // 2:
+        head += text[len(head)]
+    while _columns(tail + text[-len(tail) - 1]) <= (length - 1) // 2:
+        tail = text[-len(tail) - 1] + tail
+    return f"{head.rstrip()}…{tail.lstrip()}"
 
 
 def number(value: float) -> str:
@@ -235,6 +246,17 @@ def _axes(
             axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
         axis.set_minor_formatter(NullFormatter())
+
+
+def _columns(text: str) -> int:
+    """Its width; Chinese characters and the like are as wide as two letters."""
+    return sum(1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
+
+
+def _stand_in(text: str) -> str:
+    """A text as wide as this one, for matplotlib, whose font lacks wide characters and would leave too little room."""
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return _WIDE * wide + "n" * (len(text) - wide) if wide else text
 
 
 def _figure(image: Markup, below: Markup) -> Markup:

@@ -35,7 +35,7 @@ _HIDDEN = {"step", "split", "eta"}
 
 
 def groups(runs: Mapping[str, RunFolder], order: Sequence[str]) -> list[tuple[str, list[Markup]]]:
-    """(heading, charts) for validation, losses, optimisation (`MORE`) and `SPEED`; groups that nobody logged are left out.
+    """(heading, charts) for validation, losses, `MORE` and `SPEED`; groups that nobody logged are left out.
 
     Args:
       runs: label -> run.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import warnings
 from collections.abc import Iterator
 
 import matplotlib
@@ -68,7 +69,11 @@ def drawing(height: float = 260, width: float = WIDTH) -> Iterator[Figure]:
 def svg(figure: Figure, title: str) -> Markup:
     """The figure as an <svg> element; `title` is what screen readers say."""
     text = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": title}):  # the same figure, the same text
+    with (
+        warnings.catch_warnings(),
+        matplotlib.rc_context({"svg.hashsalt": title}),
+    ):  # same figure, same text
+        warnings.filterwarnings("ignore", "Glyph")  # the browser has the font that is lacking here
         figure.canvas.print_svg(text, metadata={"Date": None, "Creator": None})
     body = text.getvalue()
     body = body[body.index("<svg") :]

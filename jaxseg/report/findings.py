@@ -26,7 +26,6 @@ EDGES = (
     384,
 )  # of the histogram of sizes; COCO's bounds 32 and 96 are among them
 WORST, BEST, APART = 6, 4, 4  # images that are shown
-_BUDGET = 4_500_000  # bytes of all pictures
 
 
 def precision_recall(
@@ -68,6 +67,7 @@ def class_bars(runs: Mapping[str, RunFolder], order: Sequence[str]) -> list[Mark
         label: {n: 100 * v["AP"] for n, v in tables.per_class(run, kind).items() if v["AP"] >= 0}
         for label, run in runs.items()
     }
+    values = {label: found for label, found in values.items() if found}
     means = {
         name: np.mean([found[name] for found in values.values() if name in found])
         for name in dict.fromkeys(name for found in values.values() for name in found)
@@ -184,8 +184,10 @@ def sizes(found: Mapping[str, Evaluated], order: Sequence[str]) -> list[Markup]:
     return made
 
 
-def image_sheets(found: Mapping[str, Evaluated]) -> list[dict[str, Any]]:
+def image_sheets(found: Mapping[str, Evaluated], budget: int) -> list[dict[str, Any]]:
     """`title` and `sheet` of pictures of images that all these runs, of the same data, were evaluated on.
+
+    All of them together have at most `budget` bytes.
 
     With annotations: where the images' quality, the mean over the runs, is worst and best, and where the runs are
     furthest apart. Else images evenly spread.
@@ -199,7 +201,7 @@ def image_sheets(found: Mapping[str, Evaluated]) -> list[dict[str, Any]]:
     count = max(1, sum(map(len, chosen.values())) * columns)
     made = []
     for title, ids in chosen.items():
-        share = _BUDGET * len(ids) * columns // count
+        share = budget * len(ids) * columns // count
         sheet = pictures.sheet(
             first.source,
             ids,

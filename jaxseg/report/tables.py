@@ -69,8 +69,11 @@ def tiles(runs: Mapping[str, RunFolder]) -> list[dict[str, Any]]:
     return made
 
 
-def ap_tables(runs: Mapping[str, RunFolder]) -> list[dict[str, Any]]:
-    """Tables (`caption`, `header`, `rows`, `best`): of one run all kinds, of several one table for each kind."""
+def ap_tables(runs: Mapping[str, RunFolder], comparable: bool = True) -> list[dict[str, Any]]:
+    """Tables (`caption`, `header`, `rows`, `best`): of one run all kinds, of several one table for each kind.
+
+    `best` marks the best of each column, if the runs are `comparable`.
+    """
     found = kinds(list(runs.values()))
     if len(runs) == 1:
         ((_, run),) = runs.items()
@@ -78,19 +81,21 @@ def ap_tables(runs: Mapping[str, RunFolder]) -> list[dict[str, Any]]:
         return [_ap_table("", "", rows)] if rows else []
     made = []
     for kind in found:
-        rows = {label: summary(run, kind) for label, run in runs.items()}
-        made.append(_ap_table(kind.capitalize(), "run", rows))
+        rows = {label: summary(run, kind) for label, run in runs.items() if summary(run, kind)}
+        made.append(_ap_table(kind.capitalize(), "run", rows, comparable and len(rows) > 1))
     return made
 
 
-def _ap_table(caption: str, corner: str, rows: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+def _ap_table(
+    caption: str, corner: str, rows: Mapping[str, Mapping[str, float]], mark: bool = False
+) -> dict[str, Any]:
     names = list(dict.fromkeys(name for numbers in rows.values() for name in numbers))
     cells = [
         [label, *(page.percent(numbers.get(name)) for name in names)]
         for label, numbers in rows.items()
     ]
     best = []
-    for column, name in enumerate(names if caption and len(rows) > 1 else [], 1):
+    for column, name in enumerate(names if mark else [], 1):
         values = [numbers.get(name, -1) for numbers in rows.values()]
         best += [(i, column) for i, v in enumerate(values) if v == max(values) and v > 0]
     return dict(caption=caption, header=[corner, *names], rows=cells, best=best)
