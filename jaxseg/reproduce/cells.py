@@ -103,21 +103,43 @@ def single_runs(found: Mapping[str, Any]) -> Grid:
     return Grid("Every run", header, rows, note="In percent.")
 
 
-def unfinished(found: Mapping[str, Any]) -> Grid | None:
-    """Rows and runs without a result, and why; None if there are none."""
-    rows = []
+class Problem(NamedTuple):
+    """Runs of one row that have no result for the same reason."""
+
+    label: str
+    seeds: str  # "0, 2"; empty for a row that was not run at all
+    status: str
+    error: str
+
+
+def problems(found: Mapping[str, Any]) -> list[Problem]:
+    """Rows and runs without a result, and why."""
+    told: list[Problem] = []
     for row in found["rows"]:
         if not row["runs"]:
-            rows.append((Cell(row["label"]), Cell(NOTHING), Cell("not run"), Cell("")))
+            told.append(Problem(row["label"], "", "not run", ""))
+        reasons: dict[tuple[str, str], list[str]] = {}
         for run in row["runs"]:
             if run["status"] != "finished":
-                status = Cell(run["status"], strong=run["status"] == "failed")
-                rows.append(
-                    (Cell(row["label"]), Cell(str(run["seed"])), status, Cell(run["error"]))
-                )
+                reasons.setdefault((run["status"], run["error"]), []).append(str(run["seed"]))
+        told += [Problem(row["label"], ", ".join(seeds), *why) for why, seeds in reasons.items()]
+    return told
+
+
+def unfinished(found: Mapping[str, Any]) -> Grid | None:
+    """`problems` as a table; None if there are none."""
+    rows = tuple(
+        (
+            Cell(p.label),
+            Cell(p.seeds or NOTHING),
+            Cell(p.status, p.status == "failed"),
+            Cell(p.error),
+        )
+        for p in problems(found)
+    )
     if not rows:
         return None
-    return Grid("Without a result", ("", "seed", "status", "error"), tuple(rows), numbers=4)
+    return Grid("Without a result", ("", "seeds", "status", "error"), rows, numbers=4)
 
 
 def costs(found: Mapping[str, Any], times: Mapping[str, Any]) -> Grid | None:
@@ -141,7 +163,7 @@ def costs(found: Mapping[str, Any], times: Mapping[str, Any]) -> Grid | None:
         "Memory is the peak: of one device, where the backend tells it (CPUs do not), and of the program on the host. "
         "The total is of all seeds, with everything."
     )
-    header = ("", "time a step", "device memory", "host memory", "total")
+    header = ("", "time per step", "device memory", "host memory", "total")
     return Grid("Time and memory", header, tuple(rows), note=note)
 
 
@@ -161,14 +183,11 @@ def changes(row: Mapping[str, Any]) -> Grid | None:
 
 
 def seeds_of(row: Mapping[str, Any]) -> str:
-    """`3`, `2 of 3` with those that have no result, or `not run`."""
+    """`3`, `2 of 3` where some have no result, or `not run`."""
     done = sum(run["status"] == "finished" for run in row["runs"])
     if not row["runs"]:
         return "not run"
-    if done == len(row["runs"]):
-        return str(done)
-    states = {run["status"] for run in row["runs"]} - {"finished"}
-    return f"{done} of {len(row['runs'])} ({', '.join(sorted(states))})"
+    return str(done) if done == len(row["runs"]) else f"{done} of {len(row['runs'])}"
 
 
 def column_name(key: str) -> str:
@@ -183,7 +202,8 @@ def percent(value: float | None, sign: str = "") -> str:
     """0.34213 -> `34.21`; `-` for None. `sign="+"` shows the sign of positive numbers, too."""
     if value is None:
         return NOTHING
-    return f"{round(100 * value, 2) + 0.0:{sign}.2f}"  # + 0.0: never -0.00
+    rounded = round(100 * value, 2)
+    return f"{rounded:{sign}.2f}" if rounded else "0.00"  # without a sign
 
 
 def seconds_per_step(value: float | None) -> str:
@@ -252,4 +272,7 @@ def _note_on_pairs(compared: Sequence[Mapping[str, Any]], key: str) -> str:
 
 
 def _published(value: float | None, sign: str = "") -> str:
-    return NOTHING if value is None else f"{value:{sign}g}"
+    if value is None:
+        return NOTHING
+    digits = ".1f" if round(value, 1) == value else "g"  # 15.0, and 34.25 as it is
+    return f"{value:{sign if value else ''}{digits}}"

@@ -75,7 +75,7 @@ def collect(folder: pathlib.Path, table: Any, runs: Mapping[str, Sequence[Run]])
         ],
         "environments": environments(runs),
     }
-    return replace_strings(found, placeless(folder))
+    return replace_strings(found, placeless(folder, runs))
 
 
 def collect_times(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
@@ -127,9 +127,16 @@ def environments(runs: Mapping[str, Sequence[Run]]) -> list[dict[str, Any]]:
     return found
 
 
-def placeless(folder: pathlib.Path) -> Callable[[str], str]:
-    """A function that writes "$DIR" for the folder, however its path is written in a string."""
-    forms = {str(folder), str(folder.absolute()), str(folder.resolve())} - {"."}
+def placeless(
+    folder: pathlib.Path, runs: Mapping[str, Sequence[Run]] | None = None
+) -> Callable[[str], str]:
+    """A function that writes "$DIR" for the folder, also where a run's command has another path to it."""
+    forms = {str(folder), str(folder.absolute()), str(folder.resolve())}
+    for run in (run for group in (runs or {}).values() for run in group):
+        end = f"/{records.RUNS}/{run.name}"
+        paths = [word.partition("=")[2] or word for word in run.command if word.endswith(end)]
+        forms |= {path.removesuffix(end) for path in paths}
+    forms -= {".", ""}
     if not forms:
         return lambda text: text
     longest = "|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))

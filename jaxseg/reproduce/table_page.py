@@ -60,7 +60,7 @@ def render(folder: pathlib.Path, table: Any, runs: Mapping[str, Sequence[Run]]) 
         found=found,
         status=status(found),
         overview=typeset(cells.overview(found)),
-        problems=typeset(cells.unfinished(found)),
+        problems=cells.problems(found),
         forests=[c for key in main if (c := forest.chart(found, key, order)) is not None],
         differences=grids(cells.differences(found, key) for key in main),
         further=grids(cells.differences(found, key) for key in further),
@@ -105,14 +105,11 @@ def typeset(grid: Grid | None) -> dict[str, Any] | None:
     return {
         "title": grid.title,
         "note": grid.note,
-        "header": grid.header,
+        "header": [name.replace("AP ", "AP\N{NO-BREAK SPACE}") for name in grid.header],
         "rows": [
             [_shown(cell, i >= grid.numbers) for i, cell in enumerate(row)] for row in grid.rows
         ],
         "text": tuple(range(grid.numbers)),
-        "best": [
-            (r, c) for r, row in enumerate(grid.rows) for c, cell in enumerate(row) if cell.strong
-        ],
     }
 
 
@@ -212,5 +209,7 @@ def _shown(cell: Cell, number: bool) -> str | Markup:
     if text == cells.NOTHING:
         text = EN_DASH
     elif number:
-        text = text.replace("-", MINUS)
-    return Markup('<span class="published">{}</span>').format(text) if cell.published else text
+        text = text.replace("-", MINUS).replace("± ", "±\N{NO-BREAK SPACE}")
+    if cell.published:
+        return Markup('<span class="published">{}</span>').format(text)
+    return Markup("<b>{}</b>").format(text) if cell.strong else text
