@@ -20,7 +20,7 @@ no anchor touches makes no anchor positive; at most `model.test.candidates` (box
 
 `shapes` are drawn scenes, for trying things without a download. It trains from nothing, as `own`.
 
-`small` trains a model of some 4 million parameters from nothing on small images, within about an hour on two CPU
+`small` trains a model of 4 to 7 million parameters from nothing on small images, within about an hour on two CPU
 cores (ten minutes with `shapes`), validated on 500 images: the method and the data are those of the other
 arguments, the size and the schedule are not. A ResNet-18 stands for r18 and r50, a ResNet-34 for the others; 2x and
 3x are two and three times as many steps. `runlocal` is a few steps of a tiny model, the same for every backbone and

@@ -86,6 +86,7 @@ def _steps(
     2x doubles all three numbers; 3x trains three times as long, with its drops where Detectron2 has them.
     """
     config.train.batch_size = config.optim.base_batch_size = batch
+    config.train.eval_every = 80_000 // batch  # as often by images as with 16 a step
     config.optim.lr = lr
     factor = int(schedule[:-1])
     config.train.steps = factor * one

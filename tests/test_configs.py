@@ -14,7 +14,7 @@ SPEC = dict(
 CONFIGS = sorted(
     path.stem
     for path in pathlib.Path(common.__file__).parent.glob("*.py")
-    if path.stem not in ("__init__", "common", "backbones")
+    if path.stem not in ("__init__", "common", "backbones", "recipes")
 )
 
 
