@@ -69,7 +69,7 @@ def render(folder: pathlib.Path, table: Any, runs: Mapping[str, Sequence[Run]]) 
         costs=typeset(cells.costs(found, times)),
         samples=samples.collect(table, runs, labels),
         changes=grids(cells.changes(row) for row in found["rows"]),
-        rows=[about(row, labels) for row in found["rows"]],
+        rows=about_rows(found["rows"]),
         commands=commands(runs, labels),
         environments=[environment(e) for e in found["environments"]],
         singles=typeset(cells.single_runs(found)),
@@ -150,24 +150,10 @@ def curves(runs: Mapping[str, Sequence[Run]], labels: Mapping[str, str]) -> list
     return drawn
 
 
-def about(row: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
-    """What a row is, as pairs of words and values."""
-    facts = []
-    if row["name"] != row["label"]:
-        facts.append(("name", row["name"]))
-    if row["config"]:
-        facts.append(("config", row["config"]))
-    for key, word in (("start_from", "starts from"), ("evaluate", "evaluates")):
-        if row[key]:
-            facts.append((word, f"the last checkpoint of {labels.get(row[key], row[key])}"))
-    if row["weights"]:
-        facts.append(("weights", row["weights"]))
-    if row["overrides"]:
-        words = [f"{key}={cells.plain(value)}" for key, value in row["overrides"].items()]
-        facts.append(("overrides", ", ".join(words)))
-    if row["source"]:
-        facts.append(("published in", row["source"]))
-    return {"label": row["label"], "facts": facts}
+def about_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What each row is, as its label and pairs of words and values."""
+    by_name = {row["name"]: row for row in rows}
+    return [{"label": row["label"], "facts": _facts(row, by_name)} for row in rows]
 
 
 def commands(runs: Mapping[str, Sequence[Run]], labels: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -194,6 +180,27 @@ def environment(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("versions", versions or "not recorded"),
         ("runs", ", ".join(found["runs"])),
     ]
+
+
+def _facts(
+    row: Mapping[str, Any], by_name: Mapping[str, Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    facts = [("name", row["name"])] if row["name"] != row["label"] else []
+    facts += [("config", row["config"])] if row["config"] else []
+    for key, word in (("start_from", "starts from"), ("evaluate", "evaluates")):
+        if row[key]:
+            facts.append((word, f"the last checkpoint of {by_name[row[key]]['label']}"))
+    facts += [("weights", row["weights"])] if row["weights"] else []
+    # What it shares with its baseline is told there.
+    other = by_name[row["difference"]["baseline"]] if row["difference"] else {"overrides": {}}
+    own = {k: v for k, v in row["overrides"].items() if other["overrides"].get(k, other) != v}
+    words = [f"{key}={cells.plain(value)}" for key, value in own.items()]
+    if len(own) < len(row["overrides"]):
+        shared = len(row["overrides"]) - len(own)
+        words.append(f"and {shared} as in {other['label']}")
+    facts += [("overrides", ", ".join(words))] if words else []
+    facts += [("published in", row["source"])] if row["source"] else []
+    return facts
 
 
 def _points(

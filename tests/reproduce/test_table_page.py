@@ -3,6 +3,7 @@
 import base64
 import html.parser
 import json
+import pathlib
 import re
 import shutil
 
@@ -222,6 +223,24 @@ def test_the_chart_of_differences_has_the_pairs(made):
     assert "hollow diamond" in forest.chart(found, "mask/AP", order)
     assert "hollow diamond" not in forest.chart(found, "box/AP", order)
     assert forest.chart(found, "mask/APl", order) is None
+
+
+def test_rows_tell_what_they_are_and_what_they_share_with_their_baseline():
+    rows = (
+        Row("plain", "c", overrides={"seed": 1, "optim.lr": 0.1}),
+        Row(
+            "deep",
+            "c",
+            overrides={"seed": 1, "optim.lr": 0.2, "model.x": (1, 2)},
+            start_from="plain",
+        ),
+    )
+    table = made_table(rows=rows)
+    found = results.collect(pathlib.Path("x"), table, {})
+    told = [dict(row["facts"]) for row in table_page.about_rows(found["rows"])]
+    assert told[0] == {"config": "c", "overrides": "seed=1, optim.lr=0.1"}
+    assert told[1]["overrides"] == "optim.lr=0.2, model.x=[1, 2], and 1 as in plain"
+    assert told[1]["starts from"] == "the last checkpoint of plain"
 
 
 def test_many_rows(tmp_path):
