@@ -1,7 +1,9 @@
-"""The tables of configs/tables, and what their configs become at each scale."""
+"""The tables of configs/tables and of the guide, and what their configs become at each scale."""
 
 import importlib
 import pathlib
+import re
+import textwrap
 
 import pytest
 
@@ -10,9 +12,10 @@ from configs.tables import mask_rcnn as mask_rcnn_table
 from configs.tables import table, tiny
 from jaxseg import methods
 from jaxseg.data import settings
-from jaxseg.reproduce import tables
+from jaxseg.reproduce import options, plan, statistics, tables
 from jaxseg.training import optimizer, workdir
 
+GUIDE = pathlib.Path(__file__).parents[1] / "docs" / "reproduce.md"
 FOLDER = pathlib.Path(table.__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "table")
 SCALES = ("", ",small", ",runlocal")
@@ -158,3 +161,31 @@ def test_runlocal_outweighs_small(recipe):
     both = mask_rcnn.get_config(f"{recipe},shapes,small,runlocal")
     assert both.train.steps == 10 and both.model.backbone.width == 16
     assert both.data.shapes.train == 16
+
+
+def test_the_table_of_the_guide_can_be_run(tmp_path):
+    code = re.search(r"    # my_table.py\n((?:    .*\n|\n)+)", GUIDE.read_text())[1]
+    (tmp_path / "my_table.py").write_text(textwrap.dedent(code))
+    made = tables.load(str(tmp_path / "my_table.py"))
+    jobs = plan.jobs(made, options.Options(workdir="runs/mine"))
+    assert len(jobs) == 4 * 3
+    assert {job.needs for job in jobs} == {None, "two"}
+    assert all(":r50,root=/data/mine,small" in " ".join(job.command) for job in jobs)
+
+
+def test_the_numbers_of_the_guide():
+    rows = re.findall(r"^\| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", GUIDE.read_text(), re.MULTILINE)
+    assert len(rows) == 4
+    for count, half, smallest in ((int(a), float(b), float(c)) for a, b, c in rows):
+        assert half == pytest.approx(statistics.critical(count) / count**0.5, abs=0.005)
+        assert smallest == pytest.approx(statistics.detectable(count, 1.0), abs=0.005)
+
+
+def test_the_guide_counts_the_images_of_the_baselines():
+    configs = [
+        mask_rcnn.get_config(row.config.partition(":")[2])
+        for row in mask_rcnn_table.get_table().rows
+    ]
+    runs, seeds = len(configs), mask_rcnn_table.get_table().seeds
+    images = seeds * sum(config.train.steps * config.train.batch_size for config in configs)
+    assert f"{runs * seeds} runs over {images / 1e6:.0f} million images" in GUIDE.read_text()
