@@ -202,7 +202,8 @@ def _image(
 def _rle(entry: Mapping, size: tuple[int, int]) -> dict:
     """Its mask; of a crowd that is a box alone, the box."""
     if not entry.get("segmentation"):
-        return mask_utils.frPyObjects([entry["bbox"]], *size)[0]
+        x, y, w, h = entry["bbox"]
+        return coco_input.to_rle([[x, y, x + w, y, x + w, y + h, x, y + h]], *size)
     return coco_input.to_rle(entry["segmentation"], *size)
 
 

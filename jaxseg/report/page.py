@@ -32,7 +32,7 @@ def render(template_name: str, package: str, **context: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "number": charts.number}
+    environment.filters |= dict(percent=percent, number=charts.number, shortened=charts.shortened)
     return environment.get_template(template_name).render(**context) + "\n"
 
 

@@ -130,8 +130,8 @@ def class_table(runs: Mapping[str, RunFolder]) -> dict[str, Any] | None:
 def facts(run: RunFolder) -> list[tuple[str, str]]:
     """What was run: pairs of (word, what it is)."""
     found = [("work directory", str(run.path)), ("state", state(run))]
-    if run.command:
-        found.append(("command", shlex.join(run.command)))
+    command = shlex.join(run.command) if run.command else "not recorded"
+    found.append(("command", command))
     found.append(("commit", run.commit or "not recorded"))
     found.append(("device", _device(run.device)))
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
