@@ -51,7 +51,7 @@ def read(folder: pathlib.Path) -> Record | None:
     try:
         record = Record(**json.loads(path.read_text(encoding="utf-8")))
         known = record.status in STATES and all(isinstance(x, str) for x in record.command)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError):
         known = False

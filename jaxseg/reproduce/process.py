@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO
 
 from absl import logging
@@ -35,16 +35,23 @@ class Child:
       command: `python PROGRAM ARGUMENTS...`; its first word stands for the Python that runs this.
       output: a file opened for appending, which gets all that it prints.
       lock: descriptor of the lock of its folder, which it keeps open as long as it lives; or None.
+      environment: variables that it gets besides our own.
     """
 
-    def __init__(self, command: Sequence[str], output: IO[bytes], lock: int | None = None):
+    def __init__(
+        self,
+        command: Sequence[str],
+        output: IO[bytes],
+        lock: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ):
         own = [sys.executable, "-I", "-S", os.fspath(LAUNCH), str(os.getpid())]
         self._process = subprocess.Popen(
             [*own, sys.executable, *command[1:]],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
             pass_fds=() if lock is None else (lock,),
             process_group=0,
         )

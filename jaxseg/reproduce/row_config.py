@@ -34,6 +34,17 @@ def load(arguments: Sequence[str]) -> ConfigDict:
     Raises:
       ValueError: no such file, or an unknown argument, key or value; the message is that of the cause.
     """
+    file, *settings = arguments
+    known = config_keys.keys(_parse([file]))
+    for setting in settings:
+        key = setting.removeprefix("--config.").partition("=")[0]
+        if key not in known:
+            raise ValueError(f"unknown key {config_keys.suggest(key, known)}.")
+    return _parse(arguments)
+
+
+def _parse(arguments: Sequence[str]) -> ConfigDict:
+    """What the flag of train.py makes of its arguments, without touching the flags of this program."""
     values = flags.FlagValues()
     argv = ["train.py", *arguments]
     holder = config_flags.DEFINE_config_file(
@@ -41,9 +52,10 @@ def load(arguments: Sequence[str]) -> ConfigDict:
     )
     try:
         values(argv)
+        holder.value.keys()  # of a file that is not there, this is the first that raises
         return holder.value
     except Exception as error:  # whatever a config file raises; ml_collections lets it through
-        raise ValueError(_message(error, arguments)) from error
+        raise ValueError(_message(error)) from error
 
 
 def check(config: ConfigDict) -> None:
@@ -90,22 +102,10 @@ def missing_data(config: ConfigDict, splits: Sequence[str]) -> list[str]:
     return [path for path in paths if not os.path.exists(path)]
 
 
-def _message(error: Exception, arguments: Sequence[str]) -> str:
+def _message(error: Exception) -> str:
     """What of an error is for the user: ml_collections passes tracebacks on within its messages."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if isinstance(error, KeyError):
-        return _unknown_key(arguments) or " ".join(lines)
     if isinstance(error, OSError):
         return lines[-1] if lines else repr(error)
     raised = [line for line in lines if line.partition(":")[0].endswith("Error")]
     return raised[-1].partition(": ")[2] if raised else " ".join(lines) or repr(error)
-
-
-def _unknown_key(arguments: Sequence[str]) -> str:
-    config = [argument for argument in arguments if argument.startswith("--config=")]
-    known = config_keys.keys(load(config))
-    for argument in arguments:
-        key = argument.removeprefix("--config.").partition("=")[0]
-        if argument.startswith("--config.") and key not in known:
-            return f"unknown key {config_keys.suggest(key, known)}."
-    return ""

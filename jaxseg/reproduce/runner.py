@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from rich.console import Console
 
-from jaxseg.reproduce import job_file, process, results, table_page
+from jaxseg.reproduce import compiled, job_file, process, results, table_page
 from jaxseg.reproduce.job_file import Record
 from jaxseg.reproduce.plan import Job
 from jaxseg.reproduce.progress import Display
@@ -111,7 +111,7 @@ def run(
                     status[job.name] = record.status
                     display.end(job, record, told=False)
                     continue
-                status[job.name] = _Turn(job, status, stop, display).take()
+                status[job.name] = _Turn(job, folder, status, stop, display).take()
                 _write_between(write_results, folder, table, jobs, display)
         write_results(folder, table, jobs)
         write_report(folder, table, jobs)
@@ -151,6 +151,7 @@ class _Turn:
     """One job's turn: from what its folder says to its end. It was not finished before."""
 
     job: Job
+    folder: pathlib.Path  # the table's
     status: dict[str, str]  # of the jobs before
     stop: process.Stop
     display: Display
@@ -202,7 +203,8 @@ class _Turn:
         with open(job.folder / job_file.OUTPUT, "ab+") as output:
             first = output.seek(0, 2)
             try:
-                child = process.Child(job.command, output, lock)
+                cache = compiled.environment(self.folder)
+                child = process.Child(job.command, output, lock, cache)
             except OSError as error:
                 record.status, record.error = "failed", f"could not be started: {error}"
                 return
