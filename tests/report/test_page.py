@@ -134,13 +134,15 @@ def test_one_class_needs_no_bars(tmp_path):
     assert "confused" not in found.text and "missed" in found.text
 
 
-def test_1203_classes(tmp_path):
-    root, names = tmp_path / "data", [f"class number {i}" for i in range(1203)]
+@pytest.mark.parametrize("count", [150, pytest.param(1203, marks=pytest.mark.slow)])
+def test_many_classes(tmp_path, count):
+    root, names = tmp_path / "data", [f"class number {i}" for i in range(count)]
     dataset = write_data(root, names, images=60)
     found, text = report(write_run(tmp_path / "run", root, dataset, detections(dataset)))
     assert "The best 20 of" in text and "The worst 20 of" in text
-    assert "All 1203 classes in numbers" in found.text and all(name in found.text for name in names)
-    assert "The 20 of 1,203 classes that are confused most" in found.text
+    assert f"All {count} classes in numbers" in found.text
+    assert all(name in found.text for name in names)
+    assert f"The 20 of {count:,} classes that are confused most" in found.text
     assert found.text.count("other classes") >= 2
     assert len(text) < 8e6
 
@@ -161,7 +163,7 @@ def test_several_runs_stand_beside_each_other(tmp_path, finished, three_classes)
     found, text = report(finished, other)
     assert "2 runs compared" in found.text and 'class="note"' not in text
     assert "optim.lr 0.02 0.123" in found.text
-    assert "Share of objects found" in text and "Confusion of classes: second" in found.text
+    assert "Share of objects found" in text and found.tags.count("h4") >= 2
     sheet = re.findall(r'<div class="sheet">(.*?)</div>\s*</div>', text, re.DOTALL)
     assert sheet and all(part.count("<img") == 3 for part in sheet)
     assert 'class="best"' in text
