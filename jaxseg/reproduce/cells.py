@@ -82,7 +82,7 @@ def differences(found: Mapping[str, Any], key: str) -> Grid | None:
         tuple(header),
         tuple(rows),
         numbers=2 if several else 1,
-        note=_note_on_pairs(compared, key),
+        note=_note_on_pairs(compared),
     )
 
 
@@ -248,8 +248,8 @@ def _pair(pair: Mapping[str, Any] | None) -> list[Cell]:
     if pair is None:
         return [Cell("0"), *[Cell(NOTHING)] * 3]
     difference = percent(pair["mean"], "+")
-    if pair["sd"] is None:
-        return [Cell("1"), Cell(difference), Cell(NOTHING), Cell(NOTHING)]
+    if pair["low"] is None:
+        return [Cell(str(pair["count"])), Cell(difference), Cell(NOTHING), Cell(NOTHING)]
     seen = pair["low"] > 0 or pair["high"] < 0
     return [
         Cell(str(pair["count"])),
@@ -259,15 +259,17 @@ def _pair(pair: Mapping[str, Any] | None) -> list[Cell]:
     ]
 
 
-def _note_on_pairs(compared: Sequence[Mapping[str, Any]], key: str) -> str:
-    pairs = [row["difference"]["metrics"].get(key) for row in compared]
+def _note_on_pairs(compared: Sequence[Mapping[str, Any]]) -> str:
+    pairs = [pair for row in compared for pair in row["difference"]["metrics"].values()]
     notes = ["In points of percent, paired by seed."]
-    if any(pair and pair["count"] == 1 for pair in pairs):
+    if any(pair["count"] == 1 for pair in pairs):
         notes.append(
             "A single pair has no interval: whether its difference is chance cannot be said."
         )
-    if any(pair and pair["sd"] == 0 for pair in pairs):
-        notes.append("Where all pairs differ by exactly the same there is no spread to measure.")
+    if any(pair["sd"] == 0 for pair in pairs):
+        notes.append(
+            "There is no interval where all pairs differ by the same: no spread was measured."
+        )
     return " ".join(notes)
 
 

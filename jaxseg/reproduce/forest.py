@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup, escape
+from matplotlib.ticker import MaxNLocator
 
 from jaxseg.report import charts, figures
 from jaxseg.reproduce import cells
@@ -38,6 +39,7 @@ def chart(found: Mapping[str, Any], key: str, order: Sequence[str]) -> Markup | 
         ax.tick_params(axis="y", length=0)
         ax.set_title(title)
         ax.set_xlabel("points of percent")
+        ax.xaxis.set_major_locator(MaxNLocator(5))
         image = figures.svg(figure, title)
     return Markup('<figure class="chart">{}<figcaption>{}</figcaption></figure>').format(
         image, escape(_caption(rows, key))
@@ -66,7 +68,7 @@ def _draw(
     ax: Any, place: int, row: Mapping[str, Any], key: str, color: str, seeds: list[float]
 ) -> None:
     pair, published = row["difference"]["metrics"][key], row["difference"]["published"].get(key)
-    if pair["sd"] is not None:
+    if pair["low"] is not None:
         ax.plot([100 * pair["low"], 100 * pair["high"]], [place, place], color=color, lw=2)
     ax.plot([100 * pair["mean"]], [place], "o", color=color, ms=8)
     if len(seeds) > 1:

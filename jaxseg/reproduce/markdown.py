@@ -20,16 +20,19 @@ def document(found: Mapping[str, Any], times: Mapping[str, Any]) -> str:
     """
     parts = [f"# {escape(found['title'])}"]
     parts += [escape(found[key]) for key in ("source", "notes") if found[key]]
-    problems = cells.unfinished(found)
-    grids = [cells.overview(found), *(cells.differences(found, k) for k in found["columns"])]
-    for grid in (*grids, cells.costs(found, times), problems):
-        if grid is not None:
-            parts += [f"## {escape(grid.title)}", table(grid), escape(grid.note)]
+    parts += _section(cells.overview(found))
+    compared = [g for key in found["columns"] if (g := cells.differences(found, key)) is not None]
+    if compared:
+        parts += ["## Differences to the baseline", escape(compared[0].note)]
+        for grid in compared:
+            parts += [f"### {escape(grid.title)}", table(grid)]
+    for grid in (cells.costs(found, times), cells.unfinished(found)):
+        parts += _section(grid) if grid is not None else []
     parts += ["## How to read the numbers", *map(escape, reading.paragraphs(found))]
     commands = [run["command"] for row in found["rows"] for run in row["runs"] if run["command"]]
     if commands:
         lines = "\n".join(line(command) for command in commands)
-        parts += ["## Commands", f"```\n{lines}\n```"]
+        parts += ["## Commands", "`DIR` is the work directory of the table.", f"```\n{lines}\n```"]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -54,6 +57,10 @@ def escape(text: str) -> str:
     """Text that Markdown shows as it stands, on one line."""
     text = re.sub(r"([\\`*_<>|#~]|\](?=\())", r"\\\1", text)  # brackets alone make no link
     return " ".join(text.split())
+
+
+def _section(grid: Grid) -> list[str]:
+    return [f"## {escape(grid.title)}", table(grid), escape(grid.note)]
 
 
 def _with_variable(word: str) -> str:

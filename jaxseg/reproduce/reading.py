@@ -20,7 +20,7 @@ def paragraphs(found: Mapping[str, Any]) -> list[str]:
     """The explanation that goes with the content of results.json; only what concerns it."""
     counts = [m["count"] for row in found["rows"] for m in row["metrics"].values() if m]
     compared = [row["difference"]["metrics"].values() for row in found["rows"] if row["difference"]]
-    with_interval = sum(any(pair["count"] > 1 for pair in pairs) for pairs in compared)
+    with_interval = sum(any(pair["low"] is not None for pair in pairs) for pairs in compared)
     text = [_spread(max(counts, default=0))]
     if with_interval:
         text += [_DIFFERENCES, *_many(with_interval)]

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from scipy import optimize, stats
 
 CONFIDENCE = 0.95  # of intervals; a difference counts as seen where its interval leaves out 0
+NO_SPREAD = 1e-12  # of fractions: what rounding alone leaves
 POWER = 0.8  # the chance to see the smallest detectable difference
 
 
@@ -34,7 +35,7 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class Difference(Summary):
-    """Differences of two rows, paired by seed. What needs a spread is None for a single pair.
+    """Differences of two rows, paired by seed. What needs a spread is None for a single pair, and for equal pairs.
 
     Attributes:
       low, high: the 95 % interval of the mean difference (Student, n - 1 degrees of freedom).
@@ -71,8 +72,10 @@ def difference(
     found = summary([ours[seed] - theirs[seed] for seed in seeds])
     if found is None:
         return None
-    if found.sd is None:
-        return Difference(found.count, found.mean, None, None, None, None)
+    if found.sd is None or found.sd <= NO_SPREAD:
+        # An interval without width would claim certainty; two seeds with an AP of 0 each have shown nothing.
+        sd = None if found.sd is None else 0.0
+        return Difference(found.count, found.mean, sd, None, None, None)
     half = critical(found.count, confidence) * found.sd / math.sqrt(found.count)
     smallest = detectable(found.count, found.sd, confidence=confidence)
     return Difference(

@@ -55,9 +55,12 @@ def test_one_pair_has_no_interval_and_no_pair_no_difference():
     assert statistics.difference({0: 0.35}, {1: 0.35}) is None
 
 
-def test_equal_differences_have_no_width():
-    found = statistics.difference({0: 0.5, 1: 0.75}, {0: 0.25, 1: 0.5})
-    assert (found.low, found.high, found.detectable) == (0.25, 0.25, 0)
+@pytest.mark.parametrize("ours", [(0.0, 0.0), (0.1, 0.2), (0.7, 0.1)])
+def test_equal_differences_give_no_interval(ours):
+    """They show no spread, which is not the same as certainty; rounding does not hide that they are equal."""
+    found = statistics.difference(dict(enumerate(ours)), {k: v - 0.3 for k, v in enumerate(ours)})
+    assert (found.count, found.mean, found.sd) == (2, pytest.approx(0.3), 0)
+    assert (found.low, found.high, found.detectable) == (None, None, None)
 
 
 def integrated_power(count: int, shift: float) -> float:

@@ -189,6 +189,14 @@ def notes_on_pictures(folder) -> list[str]:
     return found.notes
 
 
+def test_several_environments_are_pointed_out(folder, text):
+    assert "not all made with the same code" not in text
+    path = folder / "runs" / "deep" / "seed1" / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": "0123abc"}))
+    words = page_words(folder, made_table())
+    assert "not all made with the same code" in words and "0123abc" in words
+
+
 def test_rows_on_other_images_are_not_drawn_beside_them(folder):
     path = folder / "runs" / "deep" / "seed0" / "run.json"
     run = json.loads(path.read_text())
