@@ -260,7 +260,7 @@ def own_data(config: ConfigDict) -> None:
 def shapes_data(config: ConfigDict) -> None:
     """Drawn scenes of the size of photographs; there is nothing to download."""
     config.data.source = "shapes"
-    config.data.shapes.train, config.data.shapes.val = 10_000, 500
+    config.data.shapes.train, config.data.shapes.val = 2000, 200
     config.data.shapes.size = (480, 640)
     config.data.keep_empty = True
 
