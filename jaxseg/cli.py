@@ -43,7 +43,7 @@ def _call(main: Callable[[list[str]], None], argv: list[str], arguments: Sequenc
     if len(given) > len(arguments) and not several:
         _fail(f"Unknown arguments: {' '.join(given[len(arguments) :])}.")
     if len(given) < len(arguments):
-        _fail(f"Missing: {' '.join(arguments[len(given) :])}. See --help.")
+        _fail(f"Missing: {' '.join(arguments[len(given) :]).rstrip('.')}. See --help.")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     try:

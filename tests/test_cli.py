@@ -62,4 +62,4 @@ def test_an_argument_that_may_be_given_several_times(given):
         [sys.executable, "-c", code, *given], cwd=ROOT, capture_output=True, text=True
     )
     assert (done.returncode == 0) == bool(given)
-    assert (str(given) if given else "Missing: WORKDIR...") in done.stdout + done.stderr
+    assert (str(given) if given else "Missing: WORKDIR. See") in done.stdout + done.stderr

@@ -16,7 +16,7 @@ from absl import flags
 from rich.console import Console
 
 from jaxseg import cli
-from jaxseg.evaluation.report import write_text
+from jaxseg.evaluation.report import make_folder, write_text
 from jaxseg.report import build, folder
 
 _OUT = flags.DEFINE_string(
@@ -46,13 +46,15 @@ def main(argv: list[str]) -> None:
     )
     out = out.expanduser()
     if out.is_dir():
+        example = out / "report.html"
         raise IsADirectoryError(
-            f"--out={out} is a folder: give the name of a file, e.g. {out / 'report.html'}."
+            f"--out={out} is a folder: give the name of a file, e.g. {example}."
         )
     found = {
         label: folder.read(path, _SPLIT.value)
         for label, path in zip(folder.labels(paths), paths, strict=True)
     }
+    make_folder(out.absolute().parent)  # before long work
     text = build.build(found, score=_SCORE.value, say=console.print)
     write_text(out, text)
     print(f"Written to {out} ({len(text.encode()) / 2**20:.1f} MiB)")

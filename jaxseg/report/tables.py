@@ -109,7 +109,7 @@ def class_table(runs: Mapping[str, RunFolder]) -> dict[str, Any] | None:
     )
     if not names:
         return None
-    columns = [(label, run, kind) for label, run in runs.items() for kind in found]
+    columns = [(label, run, kind) for label, run in runs.items() for kind in kinds([run])]
     several = len(runs) > 1
     header = ["class", "objects"]
     header += [f"{label}: {kind} AP" if several else f"{kind} AP" for label, _, kind in columns]
