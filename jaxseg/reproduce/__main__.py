@@ -15,6 +15,7 @@ import os
 import pathlib
 import shlex
 import sys
+from collections.abc import Collection
 
 import jax
 from absl import flags
@@ -85,7 +86,7 @@ def _tell(table, jobs, status, options, console: Console) -> None:
     rows, seeds = ({getattr(job, key) for job in jobs} for key in ("row", "seed"))
     done = sum(status[job.name] == "finished" for job in jobs)
     console.print(
-        f"{table.title}: {len(jobs)} jobs, {len(rows)} rows x {len(seeds)} seeds"
+        f"{table.title}: {_count(jobs, 'job')}, {_count(rows, 'row')} x {_count(seeds, 'seed')}"
         + (f", shard {options.shard[0]} of {options.shard[1]}" if options.shard[1] > 1 else "")
         + (f"; {done} already finished." if done else ".")
     )
@@ -101,6 +102,10 @@ def _show(jobs, status, console: Console) -> None:
         console.print(f"  {shlex.join(job.command)}")
     for what in runner.lacks(jobs, status):
         console.print(f"Missing: {what}")
+
+
+def _count(things: Collection, what: str) -> str:
+    return f"{len(things)} {what}" + ("" if len(things) == 1 else "s")
 
 
 def _conclude(outcome: runner.Outcome, jobs, folder: pathlib.Path, console: Console) -> None:

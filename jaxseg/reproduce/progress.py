@@ -12,15 +12,20 @@ from rich.console import Console
 
 from jaxseg.reproduce.job_file import Record
 from jaxseg.reproduce.plan import Job
-from jaxseg.training import metrics
+from jaxseg.training import checkpoints, integrity, metrics
 
 TAIL = 16_384  # bytes of a log that have its last line
 EVERY = 600.0  # seconds between lines about a job where there are no bars
 
 
-def last_step(folder: pathlib.Path) -> int:
-    """The last step that the run in a folder has logged; 0 before."""
+def last_step(folder: pathlib.Path, since: float = 0.0) -> int:
+    """The last step that the run in a folder has logged; 0 before, or if its log is older than `since` (a time).
+
+    What an earlier start logged after its last checkpoint stays in the log until the next start has come to log.
+    """
     try:
+        if (folder / metrics.FILE).stat().st_mtime < since:
+            return 0
         with open(folder / metrics.FILE, "rb") as file:
             file.seek(max(0, file.seek(0, 2) - TAIL))
             lines = file.read().decode(errors="replace").splitlines()
@@ -32,6 +37,12 @@ def last_step(folder: pathlib.Path) -> int:
         except (ValueError, KeyError, TypeError):
             continue  # half a line
     return 0
+
+
+def saved_step(folder: pathlib.Path) -> int:
+    """The step of the newest checkpoint in a folder, from which a run goes on; 0 without any."""
+    steps = integrity.finished_steps(checkpoints.checkpoint_folder(folder))
+    return max(steps, default=0)
 
 
 def seconds_left(
@@ -82,7 +93,7 @@ class Display:
         self._jobs, self._console = list(jobs), console
         self._open = {job.name: job for job in jobs}
         self._spent: dict[str, tuple[float, int]] = {}
-        self._done = {job.name: last_step(job.folder) for job in jobs if job.steps}
+        self._done = {job.name: saved_step(job.folder) for job in jobs if job.steps}
         self._bars = bars.Progress(
             bars.TextColumn("{task.description}"),
             bars.BarColumn(),
@@ -95,7 +106,7 @@ class Display:
         self._all = self._bars.add_task("jobs", total=len(self._jobs), left="")
         self._own = self._bars.add_task("", total=None, left="", visible=False)
         self._begin = self._told = time.monotonic()
-        self._first = 0
+        self._started, self._first = 0.0, 0
 
     def __enter__(self) -> Display:
         self._bars.start()
@@ -111,9 +122,10 @@ class Display:
     def begin(self, job: Job) -> None:
         """A job starts, or goes on from where it was stopped."""
         self._begin = self._told = time.monotonic()
-        self._first = last_step(job.folder)
-        resumed = f" from about step {self._first}" if self._first else ""
-        self.say(f"{self._label(job)} starts{resumed}.")
+        self._started = time.time() - 0.1  # files have coarser clocks
+        self._first = saved_step(job.folder)
+        started = f"goes on from step {self._first}" if self._first else "starts"
+        self.say(f"{self._label(job)} {started}.")
         self._bars.update(
             self._own,
             description=job.name,
@@ -125,7 +137,8 @@ class Display:
 
     def update(self, job: Job) -> None:
         """Shows how far the job is; called every moment."""
-        step, seconds = last_step(job.folder), time.monotonic() - self._begin
+        step, seconds = last_step(job.folder, since=self._started), time.monotonic() - self._begin
+        step = max(step, self._first)
         self._done[job.name] = step
         if step > self._first:
             self._spent[job.name] = (seconds, step - self._first)

@@ -95,7 +95,7 @@ def test_a_signal_waits_for_the_save_and_the_same_call_goes_on(lab, do, number):
 
     assert lab.run(*jobs).exit_status == 0
     assert lab.record("first").starts == 2
-    assert "[1/2] first seed 0 starts from about step 2" in lab.said
+    assert "[1/2] first seed 0 goes on from step 2" in lab.said
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of a parent's death")
