@@ -132,7 +132,7 @@ def _plan(row: Any, rows: Mapping[str, Any], table: Any, options: Options) -> _P
         raise ValueError(f"Row {row.name!r}: {error}") from error
     splits = [config.eval.split] if row.evaluate else ["train", config.eval.split]
     lacks = [
-        f"{path} (--data={words[0] or '...'}; --data=coco,root=DIR says where the data is)"
+        f"{path}, a part of the data (--data=coco,root=DIR or --data=root=DIR says where it is)"
         for path in row_config.missing_data(config, splits)
     ]
     lacks += _missing_weights(row, config, scale, options)

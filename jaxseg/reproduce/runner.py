@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import errno
+import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -94,7 +96,7 @@ def run(
     Raises:
       ValueError: a folder belongs to another command, or something needed is missing; nothing was run.
       BlockingIOError: another runner does the same.
-      OSError: the folder cannot be written.
+      OSError: the folder cannot be written, or a row found the disk full.
     """
     missing = lacks(jobs, survey(jobs))
     if missing:
@@ -113,6 +115,7 @@ def run(
                     continue
                 status[job.name] = _Turn(job, folder, status, stop, display).take()
                 _write_between(write_results, folder, table, jobs, display)
+                _check_space(job)
         write_results(folder, table, jobs)
         write_report(folder, table, jobs)
     return Outcome(status, stop.signal)
@@ -132,6 +135,16 @@ def _alone(folder: pathlib.Path, shard: tuple[int, int]) -> Iterator[None]:
 
     with process.locked(path, tell, process.Stop()):
         yield
+
+
+def _check_space(job: Job) -> None:
+    """Ends it all where a row failed for want of space: the others would train up to their first save, and fail."""
+    record = job_file.read(job.folder)
+    full = os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT)
+    if record is not None and record.status == "failed" and any(x in record.error for x in full):
+        raise OSError(
+            f"{job.name} failed and nothing else is started: {record.error} The same command goes on with all rows."
+        )
 
 
 def _write_between(

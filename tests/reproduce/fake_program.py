@@ -30,6 +30,8 @@ def main():
     if DO == "mistake":
         print("train.py: config.optim.lr=x: must be a number.", file=sys.stderr)
         sys.exit(2)
+    if DO == "full":
+        sys.exit("train.py: Could not write checkpoint 2: No space left on device.")
     if DO == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if DO == "quiet":

@@ -232,6 +232,12 @@ def test_a_full_disk_ends_it_with_the_name_of_the_file(lab, monkeypatch):
     assert lab.starts("base") == 0
 
 
+def test_a_row_that_finds_the_disk_full_is_the_last(lab):
+    with pytest.raises(OSError, match=r"first seed 0 failed and nothing else .*: No space left on"):
+        lab.run(lab.job("first", do="full"), lab.job("second"))
+    assert lab.record("first").status == "failed" and lab.record("second") is None
+
+
 def test_an_error_here_leaves_no_program_behind(lab, monkeypatch):
     children = []
 
