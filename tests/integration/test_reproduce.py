@@ -23,16 +23,16 @@ pytestmark = [
 ]
 
 
-def start(folder):
+def start(folder, *options):
     """A runner of the tiny table. It has the compilation cache of these tests, as its kin has."""
-    command = [sys.executable, "-m", "jaxseg.reproduce", "tiny", f"--workdir={folder}"]
+    command = [sys.executable, "-m", "jaxseg.reproduce", "tiny", f"--workdir={folder}", *options]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
-def finish(folder):
-    process = start(folder)
+def finish(folder, *options):
+    process = start(folder, *options)
     said, _ = process.communicate(timeout=1800)
     return process.returncode, said
 
@@ -115,3 +115,21 @@ def test_a_finished_table_is_told_in_seconds(whole):
     assert status == 0 and "8 already finished" in said
     assert "starts" not in said
     assert (whole / "results.json").read_bytes() == before
+
+
+def test_a_dry_run_shows_the_commands_and_leaves_nothing(tmp_path):
+    options = ("--rows=longer", "--seeds=3", "--shard=2/3", "--set=optim.momentum=0.8", "--dry_run")
+    status, said = finish(tmp_path / "table", *options)
+    assert status == 0, said
+    assert "2 jobs, 2 rows x 1 seed, shard 2 of 3." in said
+    assert "Added, because rows start from them: plain." in said
+    assert said.count("--config.seed=1") == 2 and said.count("--config.optim.momentum=0.8") == 2
+    assert f"--config.init_from={tmp_path}/table/runs/plain/seed1" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_is_one_message(tmp_path):
+    status, said = finish(tmp_path / "table", "--data=root=/nonexistent")
+    assert status == 2 and "Traceback" not in said
+    assert "/nonexistent/annotations/instances_train.json" in said
+    assert not list(tmp_path.iterdir())
