@@ -1,4 +1,4 @@
-"""What numbers come from, besides their config: versions of packages, the revision of this code, the devices."""
+"""What numbers come from, besides their config: packages, the revision of this code, the command, the devices."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.metadata
 import pathlib
 import platform
 import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -42,6 +43,11 @@ def commit(module: pathlib.Path = _HERE) -> str | None:
     revision = _git(top, "rev-parse", "HEAD")
     edited = _git(top, "status", "--porcelain", "--", *_CODE)
     return revision and revision + (CHANGES if edited else "")
+
+
+def command() -> list[str]:
+    """How this program was started: `["python", "train.py", "--config=..."]`."""
+    return ["python", *sys.argv]
 
 
 def device() -> dict[str, Any]:

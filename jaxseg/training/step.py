@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
@@ -73,7 +75,7 @@ def make_train_step(
         grads = jax.tree.map(lambda g: g / accumulate, total)
         return grads, stats, jax.tree.map(lambda x: jnp.mean(x, axis=0), logs)
 
-    def step(state: TrainState, batch: structures.Batch) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: structures.Batch, seed) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         grads, batch_stats, log = gradients(state, batch, key)
         norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)))
@@ -91,7 +93,10 @@ def make_train_step(
         log |= {"grad_norm": norm, "lr": schedule(state.step), "finite": finite}
         return new.replace(step=state.step + 1), log
 
-    return jax.jit(step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
+    compiled = jax.jit(step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
+    # No constant of the program: runs with other seeds share what was compiled (JAX_COMPILATION_CACHE_DIR).
+    number = jax.device_put(np.uint32(seed), sharding.replicated(mesh))
+    return functools.partial(compiled, seed=number)
 
 
 def make_detect(

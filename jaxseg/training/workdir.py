@@ -89,6 +89,7 @@ def save_run(
         categories=[dict(id=c.id, name=c.name) for c in categories],
         versions=provenance.versions(),
         commit=provenance.commit(),
+        command=provenance.command(),
         device=provenance.device(),
     )
     write_json(pathlib.Path(folder) / RUN_FILE, run)

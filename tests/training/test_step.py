@@ -57,7 +57,7 @@ def run(config, model, steps=1, batch=None, **options):
         for _ in range(steps):
             now, log = step_fn(now, batch)
             logs.append(jax.device_get(log))
-    assert step_fn._cache_size() == 1
+    assert step_fn.func._cache_size() == 1
     return jax.device_get(now), logs
 
 
@@ -74,7 +74,7 @@ def four_states():
         now, log = step_fn(now, sharding.put_batch(random_batch(), mesh))
         states.append(jax.device_get(now))
         logs.append(jax.device_get(log))
-    assert step_fn._cache_size() == 1
+    assert step_fn.func._cache_size() == 1
     return states, logs
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import sys
 
 import pytest
 import standin
@@ -20,6 +21,7 @@ def test_a_run_comes_back(tmp_path):
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["versions"] == provenance.versions() and run["device"] == provenance.device()
     assert run["commit"] == provenance.commit()
+    assert run["command"][0] == "python" and run["command"][1:] == sys.argv
 
 
 def test_runs_of_earlier_versions_come_back(tmp_path):
