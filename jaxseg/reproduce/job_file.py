@@ -107,15 +107,21 @@ def check_command(job: Job, record: Record | None) -> None:
     if before == now or not has_work(job.folder):
         return
     gone, new = [x for x in before if x not in now], [x for x in now if x not in before]
-    changes = [
-        f"it was made {words} {' '.join(found)}"
-        for words, found in (("with", gone), ("without", new))
-        if found
-    ]
     raise ValueError(
-        f"{job.folder} belongs to another command: {', '.join(changes) or 'the order of its arguments differs'}. Give "
+        f"{job.folder} belongs to another command: {_difference(gone, new)}. Give "
         "the options it was made with, remove that folder to run the row anew, or choose another --workdir."
     )
+
+
+def _difference(gone: Sequence[str], new: Sequence[str]) -> str:
+    """How a command that was given differs from the one asked for: words that it had alone, words that are new."""
+    if gone and new:
+        return f"it has {' '.join(gone)}; asked for now: {' '.join(new)}"
+    if gone:
+        return f"it has {' '.join(gone)}, which is not asked for now"
+    if new:
+        return f"it lacks {' '.join(new)}, which is asked for now"
+    return "the order of its arguments differs"
 
 
 def _placeless(command: Sequence[str], job: Job) -> list[str]:

@@ -1,5 +1,6 @@
 """Every job ends in one of its states, whatever ends the runner; nothing finished is done twice."""
 
+import dataclasses
 import os
 import pathlib
 import signal
@@ -146,10 +147,21 @@ def test_another_command_is_refused_before_anything_is_run(lab):
     new = lab.job("new")
     with pytest.raises(
         ValueError,
-        match=r"other/seed0 belongs to another command: .* with --steps=3.* without --steps=4",
+        match=r"other/seed0 belongs to another command: it has --steps=3; asked for now: --steps=4\. Give",
     ):
         lab.run(new, lab.job("base"), lab.job("other", steps=4))
     assert lab.record("new") is None
+
+
+def test_the_difference_of_two_commands(lab):
+    job = lab.job("base")
+    lab.run(job)
+    more = dataclasses.replace(job, command=(*job.command, "--x=1"))
+    with pytest.raises(ValueError, match="command: it lacks --x=1, which is asked for now"):
+        runner.survey([more])
+    less = dataclasses.replace(job, command=job.command[:-1])
+    with pytest.raises(ValueError, match="command: it has --do=, which is not asked for now"):
+        runner.survey([less])
 
 
 def test_a_failed_row_without_a_checkpoint_may_be_mended(lab):
