@@ -9,10 +9,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxseg.reproduce import row_config, tables
+from jaxseg.reproduce import records, row_config, tables
 from jaxseg.reproduce.options import SCALE_WORDS, Options, parse_settings
 
-RUNS = "runs"
+RUNS = records.RUNS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,16 +58,31 @@ def jobs(table: Any, options: Options) -> list[Job]:
     Raises:
       ValueError: an option or a row's config makes no sense; the message names the row.
     """
-    parse_settings(options.settings)  # its own mistakes come before those of rows
-    _check_weights(table, options)
-    rows = {row.name: row for row in table.rows}
-    plans = {name: _plan(row, rows, table, options) for name, row in rows.items()}
+    rows, plans = _plans(table, options)
     chosen = set(select(table, options.rows)) | set(added(table, options.rows))
     names = [name for name in ordered(table) if name in chosen]
     seeds = table.seeds if options.seeds is None else options.seeds
     return _shard(
         [_job(rows[n], k, plans[n], options) for k in range(seeds) for n in names], options.shard
     )
+
+
+def others(table: Any, options: Options, chosen: Sequence[Job]) -> list[Job]:
+    """The jobs that are not among the `chosen` ones, but have folders: of other rows, more seeds, other shards.
+
+    What they have measured is in the table, too. Their commands are those that `options` would give them.
+
+    Raises:
+      ValueError: as `jobs` does.
+    """
+    rows, plans = _plans(table, options)
+    known, place = {job.name for job in chosen}, pathlib.Path(options.workdir) / RUNS
+    found = [
+        _job(row, seed, plans[name], options)
+        for name, row in rows.items()
+        for seed in sorted(records.seeds(place / name))
+    ]
+    return [job for job in found if job.name not in known]
 
 
 def select(table: Any, patterns: Sequence[str]) -> list[str]:
@@ -108,6 +123,14 @@ def ordered(table: Any) -> list[str]:
     return list(done)
 
 
+def _plans(table: Any, options: Options) -> tuple[dict[str, Any], dict[str, _Plan]]:
+    """Rows and plans by their names."""
+    parse_settings(options.settings)  # its own mistakes come before those of rows
+    _check_weights(table, options)
+    rows = {row.name: row for row in table.rows}
+    return rows, {name: _plan(row, rows, table, options) for name, row in rows.items()}
+
+
 def _plan(row: Any, rows: Mapping[str, Any], table: Any, options: Options) -> _Plan:
     trained = rows[row.evaluate] if row.evaluate else row
     overrides = {**trained.overrides, **row.overrides}
@@ -132,7 +155,7 @@ def _plan(row: Any, rows: Mapping[str, Any], table: Any, options: Options) -> _P
         raise ValueError(f"Row {row.name!r}: {error}") from error
     splits = [config.eval.split] if row.evaluate else ["train", config.eval.split]
     lacks = [
-        f"{path}, a part of the data (--data=coco,root=DIR or --data=root=DIR says where it is)"
+        f"{path} (data: --data=coco,root=DIR or root=DIR)"
         for path in row_config.missing_data(config, splits)
     ]
     lacks += _missing_weights(row, config, scale, options)
@@ -160,10 +183,7 @@ def _missing_weights(row: Any, config: Any, scale: str, options: Options) -> lis
     if file is None:
         if not row_config.needs_weights(config):
             return []
-        return [
-            f"the pretrained weights {name} (--weights={name}=FILE); the row trains with frozen norms or layers, which "
-            f"learn hardly anything from random weights"
-        ]
+        return [f"weights {name} (--weights={name}=FILE; frozen layers need them)"]
     if "://" in file or os.path.exists(file):
         return []
     return [f"{file} (--weights={name}={file})"]
