@@ -63,13 +63,14 @@ def main(argv: list[str]) -> None:
     jobs = plan.jobs(table, options)
     console = metrics.make_console()
     _check_programs(options)
-    status = runner.survey(jobs)
+    others = plan.others(table, options, jobs)
+    status = runner.survey(jobs, others)
     _tell(table, jobs, status, options, console)
     if _DRY_RUN.value:
         _show(jobs, status, console)
         return
     folder = pathlib.Path(options.workdir)
-    outcome = runner.run(table, jobs, folder, console=console, shard=options.shard)
+    outcome = runner.run(table, jobs, folder, console=console, others=others, shard=options.shard)
     _conclude(outcome, jobs, folder, console)
     sys.exit(outcome.exit_status)
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import uuid
 from collections.abc import Sequence
 
 from jaxseg.reproduce.plan import RUNS, Job
@@ -30,6 +31,8 @@ class Record:
       starts: how often it was started.
       peak_rss_gib: the largest memory of its main process; None where the system does not tell.
       finished: when, in ISO 8601; "" before.
+      run: a name for what the folder holds; what is begun anew, or trained further, gets another one.
+      source: `run` of the job that it started from or evaluates; "" if it needs none.
     """
 
     command: list[str]
@@ -39,6 +42,8 @@ class Record:
     starts: int = 0
     peak_rss_gib: float | None = None
     finished: str = ""
+    run: str = ""
+    source: str = ""
 
 
 def read(folder: pathlib.Path) -> Record | None:
@@ -85,6 +90,47 @@ def has_work(folder: pathlib.Path) -> bool:
         return True
     checkpoints = folder / "checkpoints"
     return checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir())
+
+
+def begin(record: Record, job: Job, source: Job | None) -> None:
+    """Notes in the record of a job that is about to be started what is begun, and from what; nothing is written.
+
+    Args:
+      source: the finished job that it needs, if any.
+    """
+    continued = has_work(job.folder)
+    # What was complete with fewer steps and now goes on is something else for those that start from it.
+    if not continued or (job.folder / validation.FINISHED).exists():
+        record.run = uuid.uuid4().hex
+    if not continued:
+        record.source = _name_of_run(source) or ""
+
+
+def check_source(job: Job, record: Record | None, source: Job | None) -> None:
+    """Sees to it that what lies in the folder started from, or is an evaluation of, what its source holds now.
+
+    Args:
+      source: the job that it needs, if any.
+
+    Raises:
+      ValueError: the source was run anew, or will be.
+    """
+    if record is None or source is None or not has_work(job.folder):
+        return
+    if record.source != _name_of_run(source):
+        raise ValueError(
+            f"{job.folder} belongs to another run of {source.name} than {source.folder} has now. Remove {job.folder} "
+            "to run it anew, or choose another --workdir."
+        )
+
+
+def _name_of_run(job: Job | None) -> str | None:
+    """`Record.run` of a job, "" where none is recorded; None if the next start will give it another."""
+    if job is None:
+        return ""
+    record = read(job.folder)
+    done = not (job.folder / validation.FINISHED).exists() or complete(job)
+    return record.run if record is not None and has_work(job.folder) and done else None
 
 
 def check_command(job: Job, record: Record | None) -> None:

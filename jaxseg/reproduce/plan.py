@@ -40,6 +40,11 @@ class Job:
     def name(self) -> str:
         return f"{self.row} seed {self.seed}"
 
+    @property
+    def source(self) -> str | None:
+        """`name` of the job that it needs."""
+        return self.needs and f"{self.needs} seed {self.seed}"
+
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:

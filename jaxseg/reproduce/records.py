@@ -68,8 +68,8 @@ def find(folder: pathlib.Path, table: Any, jobs: Iterable[Any] = ()) -> dict[str
     found = {}
     for row in table.rows:
         chosen = planned[row.name]
-        seeds = sorted({*chosen, *_seeds(folder / RUNS / row.name)})
-        found[row.name] = [read(folder, row.name, seed, chosen.get(seed)) for seed in seeds]
+        both = sorted({*chosen, *seeds(folder / RUNS / row.name)})
+        found[row.name] = [read(folder, row.name, seed, chosen.get(seed)) for seed in both]
     return found
 
 
@@ -133,7 +133,8 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value) and value >= 0
 
 
-def _seeds(folder: pathlib.Path) -> list[int]:
+def seeds(folder: pathlib.Path) -> list[int]:
+    """The seeds of the runs in the folder of a row."""
     names = [path.name.removeprefix("seed") for path in folder.glob("seed*") if path.is_dir()]
     return [int(name) for name in names if name.isascii() and name.isdigit()]
 

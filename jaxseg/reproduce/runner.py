@@ -22,6 +22,7 @@ from jaxseg.training import workdir
 
 POLL = 0.2  # seconds between looks at a program
 NOTE = 60.0  # seconds between notes of how long it runs
+TOLD = 10  # folders that are named in an error
 TAIL = 65_536  # bytes of an output that its last words are looked for in
 
 Writer = Callable[[pathlib.Path, Any, Sequence[Job]], Any]
@@ -45,16 +46,30 @@ class Outcome:
         return 128 + self.signal if self.signal else int(bool(self.failed))
 
 
-def survey(jobs: Sequence[Job]) -> dict[str, str]:
+def survey(jobs: Sequence[Job], others: Sequence[Job] = ()) -> dict[str, str]:
     """Name of each job -> what is known of it: one of `job_file.STATES`, or "not started". Nothing is changed.
 
+    Args:
+      jobs: those of `plan.jobs`.
+      others: those of `plan.others`. They are in the results as well, so that they are checked with the others.
+
     Raises:
-      ValueError: a folder belongs to another command, or its job.json is damaged.
+      ValueError: folders belong to another command or to another run of what they need, or their job.json is damaged.
     """
-    found = {}
+    found, mistakes = {}, []
+    every = {job.name: job for job in (*jobs, *others)}
+    for job in every.values():
+        try:
+            record = job_file.read(job.folder)
+            job_file.check_command(job, record)
+            job_file.check_source(job, record, every.get(job.source))
+        except ValueError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        more = f"\nand {len(mistakes) - TOLD} more folders." if len(mistakes) > TOLD else ""
+        raise ValueError("\n".join(mistakes[:TOLD]) + more)
     for job in jobs:
         record = job_file.read(job.folder)
-        job_file.check_command(job, record)
         done = record is not None and job_file.complete(job)
         status = "not started" if record is None else record.status
         found[job.name] = "finished" if done else "stopped" if status == "finished" else status
@@ -76,6 +91,7 @@ def run(
     folder: pathlib.Path,
     *,
     console: Console,
+    others: Sequence[Job] = (),
     shard: tuple[int, int] = (1, 1),
     write_results: Writer = results.write,
     write_report: Writer = table_page.write,
@@ -90,18 +106,19 @@ def run(
       jobs: those of `plan.jobs`.
       folder: the table's work directory; made if need be.
       console: where to report to.
+      others: those of `plan.others`, which are not run.
       shard: which runner of how many in this folder this is.
       write_results, write_report: called with (folder, table, jobs).
 
     Raises:
-      ValueError: a folder belongs to another command, or something needed is missing; nothing was run.
+      ValueError: `survey` finds a mistake, or something needed is missing; nothing was run.
       BlockingIOError: another runner does the same.
       OSError: the folder cannot be written, or a row found the disk full.
     """
-    missing = lacks(jobs, survey(jobs))
+    missing = lacks(jobs, survey(jobs, others))
     if missing:
         raise ValueError("There is something missing:\n  " + "\n  ".join(missing))
-    folder = workdir.prepare(folder)
+    folder, every = workdir.prepare(folder), {job.name: job for job in jobs}
     with _alone(folder, shard), process.Stop() as stop:
         status: dict[str, str] = {}
         with Display(jobs, console) as display:
@@ -113,7 +130,8 @@ def run(
                     status[job.name] = record.status
                     display.end(job, record, told=False)
                     continue
-                status[job.name] = _Turn(job, folder, status, stop, display).take()
+                turn = _Turn(job, every.get(job.source), folder, status, stop, display)
+                status[job.name] = turn.take()
                 _write_between(write_results, folder, table, jobs, display)
                 _check_space(job)
         write_results(folder, table, jobs)
@@ -164,6 +182,7 @@ class _Turn:
     """One job's turn: from what its folder says to its end. It was not finished before."""
 
     job: Job
+    source: Job | None  # what it needs
     folder: pathlib.Path  # the table's
     status: dict[str, str]  # of the jobs before
     stop: process.Stop
@@ -190,12 +209,13 @@ class _Turn:
         job = self.job
         record = job_file.read(job.folder) or Record(list(job.command))
         job_file.check_command(job, record)  # again: somebody else may have been here
+        job_file.check_source(job, record, self.source)
         record.command, record.error = list(job.command), ""
         if job_file.complete(job):
             record.status = "finished"
         elif job.needs and self._before != "finished":
             record.status = "skipped"
-            record.error = f"it needs {job.needs} seed {job.seed}, which {_became(self._before)}"
+            record.error = f"it needs {job.source}, which {_became(self._before)}"
         else:
             self._execute(record, lock)
         if record.status == "finished":
@@ -205,12 +225,13 @@ class _Turn:
 
     @property
     def _before(self) -> str:
-        return self.status.get(f"{self.job.needs} seed {self.job.seed}", "not started")
+        return self.status.get(self.job.source, "not started")
 
     def _execute(self, record: Record, lock: int | None) -> None:
         """Starts the program and stays with it; `record` is then up to date."""
         job, before, begin = self.job, record.seconds, time.monotonic()
         record.status, record.starts = "running", record.starts + 1
+        job_file.begin(record, job, self.source)
         job_file.write(job.folder, record)
         self.display.begin(job)
         with open(job.folder / job_file.OUTPUT, "ab+") as output:

@@ -68,6 +68,19 @@ def test_rows_are_chosen_with_those_that_they_start_from():
         jobs(rows=("bse",))
 
 
+def test_runs_that_are_there_without_being_asked_for_have_todays_commands(tmp_path):
+    for place in ("base/seed0", "base/seed5", "alone/seed0", "alone/seedling", "gone/seed0"):
+        (tmp_path / "runs" / place).mkdir(parents=True)
+    wanted = Options(str(tmp_path), rows=("base",), seeds=1, settings=("optim.lr=0.1",))
+    chosen = plan.jobs(TABLE, wanted)
+    found = plan.others(TABLE, wanted, chosen)
+    assert [job.name for job in found] == ["base seed 5", "alone seed 0"]
+    for job in found:
+        assert f"--workdir={job.folder}" in job.command
+        assert "--config.optim.lr=0.1" in job.command
+    assert len(plan.others(TABLE, Options(str(tmp_path / "new")), ())) == 0
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
 def test_shards_are_a_partition_that_keeps_chains_together(count):
     shards = [jobs(seeds=3, shard=(i + 1, count)) for i in range(count)]

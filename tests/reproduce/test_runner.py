@@ -1,8 +1,10 @@
 """Every job ends in one of its states, whatever ends the runner; nothing finished is done twice."""
 
 import dataclasses
+import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -162,6 +164,73 @@ def test_the_difference_of_two_commands(lab):
     less = dataclasses.replace(job, command=job.command[:-1])
     with pytest.raises(ValueError, match="command: it has --do=, which is not asked for now"):
         runner.survey([less])
+
+
+def test_a_run_that_is_not_asked_for_is_in_the_results_and_checked_too(lab):
+    lab.run(lab.job("base"), lab.job("base", 1))
+    changed, new = lab.job("base", 1, steps=4), lab.job("new")
+    with pytest.raises(ValueError, match=r"base/seed1 belongs to another command: .*--steps=3"):
+        lab.run(new, others=[lab.job("base"), changed])
+    assert lab.record("new") is None
+    assert lab.run(new, others=[lab.job("base"), lab.job("base", 1)]).exit_status == 0
+
+
+def test_all_folders_that_are_in_the_way_are_named_at_once(lab):
+    lab.run(*(lab.job("base", seed) for seed in range(13)))
+    with pytest.raises(ValueError) as caught:
+        lab.run(*(lab.job("base", seed, steps=4) for seed in range(13)))
+    lines = str(caught.value).splitlines()
+    assert [f"seed{seed} belongs to" in lines[seed] for seed in range(10)] == [True] * 10
+    assert lines[10:] == ["and 3 more folders."]
+
+
+def needing(lab):
+    base = lab.job("base")
+    return base, lab.job("late", needs="base"), lab.evaluation("look", needs="late")
+
+
+def test_what_started_from_a_run_that_is_gone_is_not_finished_any_more(lab):
+    base, late, look = jobs = needing(lab)
+    lab.run(*jobs)
+    shutil.rmtree(base.folder)
+    with pytest.raises(ValueError, match=r"late/seed0 belongs to another run of base seed 0 .*Rem"):
+        lab.run(*jobs)
+    with pytest.raises(ValueError, match="late/seed0 belongs to another run"):
+        lab.run(base, others=[late, look])
+    assert not base.folder.exists()
+    # Also if somebody runs it alone: the others are told apart from what follows from it.
+    lab.run(base)
+    with pytest.raises(ValueError, match="late/seed0 belongs to another run of base seed 0"):
+        lab.run(*jobs)
+    shutil.rmtree(late.folder)
+    with pytest.raises(ValueError, match="look/seed0 belongs to another run of late seed 0"):
+        lab.run(*jobs)
+    shutil.rmtree(look.folder)
+    assert lab.run(*jobs).exit_status == 0
+    assert lab.starts("base") == 1
+
+
+def test_what_started_from_a_run_that_was_trained_further(lab):
+    lab.run(*needing(lab))
+    final = lab.folder / "runs/base/seed0/finished.json"
+    final.write_text(json.dumps(json.loads(final.read_text()) | {"step": 2}))
+    with pytest.raises(ValueError, match="late/seed0 belongs to another run of base seed 0"):
+        lab.run(*needing(lab))
+    lab.run(lab.job("base"))
+    with pytest.raises(ValueError, match="late/seed0 belongs to another run of base seed 0"):
+        lab.run(*needing(lab))
+
+
+def test_what_a_stop_or_a_lost_result_leaves_is_still_the_same_run(lab):
+    """Its checkpoints are those of before, and so is what started from them."""
+    jobs = lab.job("base", do="term"), *needing(lab)[1:]
+    lab.run(*jobs)
+    first = lab.record("base").run
+    assert lab.run(*jobs).exit_status == 0
+    assert lab.record("base").run == first == lab.record("late").source != lab.record("late").run
+    (jobs[0].folder / "finished.json").unlink()
+    assert lab.run(*jobs).exit_status == 0
+    assert (lab.starts("base"), lab.starts("late")) == (3, 1)
 
 
 def test_a_failed_row_without_a_checkpoint_may_be_mended(lab):
