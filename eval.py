@@ -37,12 +37,12 @@ _OUT = flags.DEFINE_string("out", None, "Folder for the results; default: WORKDI
 def main(_: list[str]) -> None:
     run, _ = workdir.load_run(_WORKDIR.value)
     config = runs.with_settings(run, _CONFIG.value)
-    split = _SPLIT.value or config.eval.split
+    split = config.eval.split = _SPLIT.value or config.eval.split
     source = sources.open_source(config.data, split)
-    _, categories, variables, step = checkpoints.restore_for_eval(
+    _, trained, variables, step = checkpoints.restore_for_eval(
         _WORKDIR.value, _STEP.value or config.eval.step
     )
-    categories = runs.match_categories(categories, source.categories)
+    categories = runs.match_categories(trained, source.categories)
     out = _OUT.value or pathlib.Path(_WORKDIR.value) / "eval" / f"{split}-{step}"
     out = reports.make_folder(out)
     mesh = sharding.make_mesh(jax.local_devices())
@@ -57,6 +57,7 @@ def main(_: list[str]) -> None:
             categories=categories,
             split=split,
         )
+    workdir.save_evaluation(out, config, trained, run=_WORKDIR.value, step=step)
     report.save(out)
     pictures.compare(source, report.results, out / "predictions.png")
     console = Console(highlight=False, markup=False, emoji=False)

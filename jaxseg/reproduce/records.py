@@ -38,7 +38,7 @@ class Run:
     error: str = ""
     command: tuple[str, ...] = ()
     job: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # run.json
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # run.json, evaluation.json
     final: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metrics: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
 
@@ -80,7 +80,7 @@ def read(folder: pathlib.Path, row: str, seed: int, job: Any = None) -> Run:
     final = _json(place / validation.FINISHED)
     settings = _json(place / workdir.RUN_FILE)
     if not final and not settings:
-        final = _json(place / EVALUATION)
+        final, settings = _json(place / EVALUATION), _json(place / workdir.EVALUATION_FILE)
     status = noted.get("status") or ("finished" if final else UNFINISHED if settings else MISSING)
     return Run(
         row=row,

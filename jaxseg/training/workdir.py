@@ -1,13 +1,14 @@
 """The work directory: what makes a run self-contained, and whether it can be written at all.
 
 `run.json` holds the config and the categories of a run, which is all that evaluation and prediction need, and what it
-was made with: versions, the commit of this code, the devices.
+was made with: versions, the commit of this code, the devices. `evaluation.json` says the same of an evaluation.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pathlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ except ImportError:  # not Unix
     fcntl = None
 
 RUN_FILE = "run.json"
+EVALUATION_FILE = "evaluation.json"
 LOCK_FILE = ".lock"
 FORMAT = 1
 
@@ -83,16 +85,28 @@ def save_run(
     folder: pathlib.Path, config: ConfigDict, categories: Sequence[sources.Category]
 ) -> None:
     """Writes `run.json`; what it says of code and devices is that of the latest start."""
-    run = dict(
-        format=FORMAT,
-        config=config.to_dict(),
-        categories=[dict(id=c.id, name=c.name) for c in categories],
-        versions=provenance.versions(),
-        commit=provenance.commit(),
-        command=provenance.command(),
-        device=provenance.device(),
-    )
-    write_json(pathlib.Path(folder) / RUN_FILE, run)
+    write_json(pathlib.Path(folder) / RUN_FILE, _settings(config, categories))
+
+
+def save_evaluation(
+    folder: str | os.PathLike,
+    config: ConfigDict,
+    categories: Sequence[sources.Category],
+    *,
+    run: str | os.PathLike,
+    step: int,
+) -> None:
+    """Writes `evaluation.json`, which makes the results in a folder self-contained.
+
+    Args:
+      folder: where the results lie.
+      config: that of the run with the data and the settings of this evaluation.
+      categories: the classes of the run.
+      run: the work directory of the run, as the user gave it.
+      step: the step of the checkpoint.
+    """
+    found = dict(_settings(config, categories), workdir=os.fspath(run), step=step)
+    write_json(pathlib.Path(folder) / EVALUATION_FILE, found)
 
 
 def load_run(folder: str | pathlib.Path) -> tuple[ConfigDict, tuple[sources.Category, ...]]:
@@ -107,6 +121,15 @@ def load_run(folder: str | pathlib.Path) -> tuple[ConfigDict, tuple[sources.Cate
         raise FileNotFoundError(
             f"{path} does not exist: {folder} is not the work directory of a training run."
         )
+    return load_settings(path)
+
+
+def load_settings(path: pathlib.Path) -> tuple[ConfigDict, tuple[sources.Category, ...]]:
+    """Reads (config, categories) of a `run.json` or an `evaluation.json`.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
         config = ConfigDict(_tuples(run["config"]))
@@ -142,6 +165,18 @@ def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
 
 
 _ABSENT = object()
+
+
+def _settings(config: ConfigDict, categories: Sequence[sources.Category]) -> dict[str, Any]:
+    return dict(
+        format=FORMAT,
+        config=config.to_dict(),
+        categories=[dict(id=c.id, name=c.name) for c in categories],
+        versions=provenance.versions(),
+        commit=provenance.commit(),
+        command=provenance.command(),
+        device=provenance.device(),
+    )
 
 
 def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:

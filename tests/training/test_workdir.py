@@ -33,6 +33,21 @@ def test_runs_of_earlier_versions_come_back(tmp_path):
     assert workdir.load_run(tmp_path)[1] == CATEGORIES
 
 
+def test_an_evaluation_says_what_it_was_made_of(tmp_path):
+    config = standin.make_config()
+    config.eval.split = "test"
+    workdir.save_evaluation(tmp_path, config, CATEGORIES, run="runs/mine", step=7)
+    path = tmp_path / "evaluation.json"
+    found, categories = workdir.load_settings(path)
+    assert found.eval.split == "test" and categories == CATEGORIES
+    noted = json.loads(path.read_text())
+    assert (noted["workdir"], noted["step"]) == ("runs/mine", 7)
+    assert noted["commit"] == provenance.commit() and noted["versions"] == provenance.versions()
+    path.write_text("{}")
+    with pytest.raises(ValueError, match=r"evaluation.json is damaged"):
+        workdir.load_settings(path)
+
+
 def test_a_folder_without_a_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="not the work directory of a training run"):
         workdir.load_run(tmp_path)

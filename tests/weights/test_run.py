@@ -215,6 +215,8 @@ def test_an_imported_run_is_evaluated_predicts_and_starts_training(tmp_path):
     given = [f"--categories={tmp_path / 'names.json'}", f"--workdir={imported}"]
     run_python(tmp_path, "-m", "jaxseg.weights", source, *flags, *given)
     assert "AP" in run_python(tmp_path, "eval.py", f"--workdir={imported}")
+    (evaluation,) = imported.glob("eval/*/evaluation.json")
+    assert json.loads(evaluation.read_text())["workdir"] == str(imported)
 
     cv2.imwrite(str(tmp_path / "image.png"), rng.integers(0, 255, (90, 120, 3), dtype=np.uint8))
     image = f"--images={tmp_path / 'image.png'}"
