@@ -6,25 +6,24 @@ as one that was not. What differs from run to run (seconds, memory, dates) is in
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from jaxseg import atomic
-from jaxseg.reproduce import markdown, records, statistics
+from jaxseg.reproduce import markdown, places, process, records, statistics
+from jaxseg.reproduce.places import Hidden
 from jaxseg.reproduce.records import Run
 from jaxseg.training import workdir
 
 RESULTS, TIMINGS, TABLE = "results.json", "timings.json", "table.md"
 FORMAT = 1
-PLACE = (
-    "$DIR"  # the table's work directory in results.json, which is to be the same wherever it lies
-)
+LOCK = ".results.lock"
 
 
 def write(folder: str | os.PathLike, table: Any, jobs: Iterable[Any] = ()) -> dict[str, Any]:
@@ -42,24 +41,39 @@ def write(folder: str | os.PathLike, table: Any, jobs: Iterable[Any] = ()) -> di
       OSError: a file cannot be written; the old one is as it was.
     """
     folder = pathlib.Path(folder)
-    runs = records.find(folder, table, jobs)
-    found, times = collect(folder, table, runs), collect_times(runs)
-    workdir.write_json(folder / RESULTS, found)
-    workdir.write_json(folder / TIMINGS, times)
-    with atomic.replacing(folder / TABLE) as file:
-        file.write(markdown.document(found, times))
-    return found
+    with writing(folder):
+        runs = records.find(folder, table, jobs)
+        found, times = collect(folder, table, runs), collect_times(runs)
+        workdir.write_json(folder / RESULTS, found)
+        workdir.write_json(folder / TIMINGS, times)
+        with atomic.replacing(folder / TABLE) as file:
+            file.write(markdown.document(found, times))
+        return found
+
+
+@contextlib.contextmanager
+def writing(folder: pathlib.Path) -> Iterator[None]:
+    """Lets one program at a time sum the table up, from the reading on.
+
+    Without it one that has read before another's last run was finished could write over that one's full table.
+
+    Raises:
+      OSError: the folder cannot be written.
+    """
+    with process.locked(folder / LOCK, lambda: None, process.Stop()):
+        yield
 
 
 def collect(folder: pathlib.Path, table: Any, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
     """The content of results.json.
 
     Args:
-      folder: the work directory of the table; "$DIR" stands for it in the result.
+      folder: the work directory of the table; "$DIR" stands for it in commands, errors and paths.
       table: a `configs.tables.table.Table`.
       runs: row -> its runs, as `records.find` gives them.
     """
-    found = {
+    place = places.hidden(folder, runs)
+    return {
         "format": FORMAT,
         "title": table.title,
         "source": table.source,
@@ -70,12 +84,11 @@ def collect(folder: pathlib.Path, table: Any, runs: Mapping[str, Sequence[Run]])
         "columns": columns(table, runs),
         "baseline": table.baseline,
         "rows": [
-            _row(table, row, label, runs)
+            _row(table, row, label, runs, place)
             for row, label in zip(table.rows, _labels(table), strict=True)
         ],
         "environments": environments(runs),
     }
-    return replace_strings(found, placeless(folder, runs))
 
 
 def collect_times(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
@@ -127,34 +140,6 @@ def environments(runs: Mapping[str, Sequence[Run]]) -> list[dict[str, Any]]:
     return found
 
 
-def placeless(
-    folder: pathlib.Path, runs: Mapping[str, Sequence[Run]] | None = None
-) -> Callable[[str], str]:
-    """A function that writes "$DIR" for the folder, also where a run's command has another path to it."""
-    forms = {str(folder), str(folder.absolute()), str(folder.resolve())}
-    for run in (run for group in (runs or {}).values() for run in group):
-        end = f"/{records.RUNS}/{run.name}"
-        paths = [word.partition("=")[2] or word for word in run.command if word.endswith(end)]
-        forms |= {path.removesuffix(end) for path in paths}
-    forms -= {".", ""}
-    if not forms:
-        return lambda text: text
-    longest = "|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))
-    pattern = re.compile(rf"(?<![\w./-])(?:{longest})(?![\w.-])")
-    return lambda text: pattern.sub(lambda _: PLACE, text)
-
-
-def replace_strings(value: Any, change: Callable[[str], str]) -> Any:
-    """`value`, for JSON, with `change` applied to every string but the keys."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {key: replace_strings(v, change) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [replace_strings(v, change) for v in value]
-    return value
-
-
 def typed(command: Sequence[str]) -> list[str]:
     """A command as one would type it: which Python it was does not matter, the versions are told apart."""
     head = [
@@ -172,7 +157,9 @@ def _labels(table: Any) -> list[str]:
     ]
 
 
-def _row(table: Any, row: Any, label: str, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+def _row(
+    table: Any, row: Any, label: str, runs: Mapping[str, Sequence[Run]], place: Hidden
+) -> dict[str, Any]:
     own = runs.get(row.name, ())
     keys = list(dict.fromkeys(key for run in own for key in run.metrics))
     return {
@@ -182,27 +169,29 @@ def _row(table: Any, row: Any, label: str, runs: Mapping[str, Sequence[Run]]) ->
         "overrides": _plain(dict(row.overrides)),
         "published": dict(row.published),
         "source": row.source,
-        "runs": [_run(run) for run in own],
+        "runs": [_run(run, place) for run in own],
         "metrics": {
             key: _dict(statistics.summary(list(values(own, key).values()))) for key in keys
         },
-        "difference": _difference(table, row, runs),
+        "difference": _difference(table, row, runs, place),
     }
 
 
-def _run(run: Run) -> dict[str, Any]:
+def _run(run: Run, place: Hidden) -> dict[str, Any]:
     kept = ("step", "split", "images", "detections", "skipped")
     return {
         "seed": run.seed,
         "status": run.status,
-        "error": run.error,
-        "command": typed(run.command),
+        "error": place(run.error),
+        "command": places.replaced(typed(run.command), place),
         **{key: run.final[key] for key in kept if run.finished and key in run.final},
         "metrics": dict(run.metrics),
     }
 
 
-def _difference(table: Any, row: Any, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any] | None:
+def _difference(
+    table: Any, row: Any, runs: Mapping[str, Sequence[Run]], place: Hidden
+) -> dict[str, Any] | None:
     """What sets a row off against its baseline: numbers, published numbers (in percent), configs."""
     name = table.baseline_of(row)
     if not name:
@@ -221,7 +210,7 @@ def _difference(table: Any, row: Any, runs: Mapping[str, Sequence[Run]]) -> dict
         "baseline": name,
         "metrics": {key: _dict(found) for key, found in pairs.items() if found},
         "published": published,
-        "config": _config_differences(ours, theirs),
+        "config": places.replaced(_config_differences(ours, theirs), place),
     }
 
 

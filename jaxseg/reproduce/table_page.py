@@ -35,10 +35,10 @@ def write(folder: str | os.PathLike, table: Any, jobs: Iterable[Any] = ()) -> pa
       OSError: it cannot be written; an old one is as it was.
     """
     folder = pathlib.Path(folder)
-    runs = records.find(folder, table, jobs)
-    text = render(folder, table, runs)
-    with atomic.replacing(folder / REPORT) as file:
-        file.write(text)
+    with results.writing(folder):
+        text = render(folder, table, records.find(folder, table, jobs))
+        with atomic.replacing(folder / REPORT) as file:
+            file.write(text)
     return folder / REPORT
 
 

@@ -1,12 +1,15 @@
 """results.json, timings.json and table.md: right numbers, the same bytes again, and nothing hidden by what failed."""
 
 import json
+import os
+import pathlib
 import shutil
+import threading
 
 import pytest
 
 from configs.tables.table import Row, Table
-from jaxseg.reproduce import records, results
+from jaxseg.reproduce import places, records, results, table_page
 from tests.reproduce import made_runs
 
 MASK = {("plain", 0): 0.30, ("plain", 1): 0.32, ("deep", 0): 0.33, ("deep", 1): 0.34}
@@ -96,11 +99,42 @@ def test_the_same_runs_elsewhere_and_made_in_more_starts_give_the_same_bytes(
 def test_the_folder_is_named_by_a_variable(folder, monkeypatch, relative):
     monkeypatch.chdir(folder.parent)
     given = folder.relative_to(folder.parent) if relative else folder
-    hide = results.placeless(given)
+    hide = places.hidden(given)
     assert hide(f"--workdir={given}/runs/a/seed0") == "--workdir=$DIR/runs/a/seed0"
     assert hide(f"{folder}/runs: no space") == "$DIR/runs: no space"
     assert hide(f"--root={given}2/x") == f"--root={given}2/x"
     assert hide(f"/other/{given.name}/x") == f"/other/{given.name}/x"
+    assert hide(f"{folder}") == hide(f"{folder.resolve()}") == "$DIR"
+    assert hide(f"'{folder}'. {folder}.bak") == f"'$DIR'. {folder}.bak"
+
+
+@pytest.mark.parametrize("name", ["plain", "mask", "finished", "./python/", "."])
+def test_a_folder_may_be_called_like_anything(tmp_path, monkeypatch, name):
+    """A row, a column, a status, a label, a word of a command: only paths into it are paths."""
+    written = []
+    for start, typed in (tmp_path / "a", "elsewhere/table"), (tmp_path / "b", name):
+        start.mkdir()
+        monkeypatch.chdir(start)
+        folder = pathlib.Path(typed)
+        for row in ("plain", "deep"):
+            place = os.path.join(typed, "runs", row, "seed0")
+            command = ["python", "train.py", "--config=plain", f"--workdir={place}"]
+            init = os.path.join(typed, "runs", "plain", "seed0") if row == "deep" else ""
+            made_runs.trained(folder, row, 0, 0.3, 0.4, init_from=init)
+            made_runs.job(folder, row, 0, command=command)
+        error = f"plain failed: [Errno 28] mask: '{os.path.join(typed, 'runs', 'plain')}/x'"
+        made_runs.job(folder, "deep", 1, status="failed", error=error, command=[])
+        found = results.write(folder, made_table())
+        table_page.write(folder, made_table())
+        written.append((folder / "results.json").read_text())
+    assert written[0] == written[1]
+    assert found["columns"][0] == "mask/AP"
+    plain, deep, _ = found["rows"]
+    assert [plain[key] for key in ("name", "label")] == ["plain", "Plain"]
+    assert [run["status"] for run in deep["runs"]] == ["finished", "failed"]
+    assert deep["runs"][0]["command"][2:] == ["--config=plain", "--workdir=$DIR/runs/deep/seed0"]
+    assert deep["runs"][1]["error"] == "plain failed: [Errno 28] mask: '$DIR/runs/plain/x'"
+    assert deep["difference"]["config"] == {"init_from": ["", "$DIR/runs/plain/seed0"]}
 
 
 def test_the_folder_is_found_in_commands_that_name_it_otherwise(folder):
@@ -165,6 +199,35 @@ def test_runs_of_a_table_that_are_not_asked_for_still_count(folder):
     job = type("Job", (), dict(row="plain", seed=0, command=()))
     found = by_name(results.write(folder, made_table(), [job]))
     assert found["plain"]["metrics"]["mask/AP"]["count"] == 2
+
+
+@pytest.mark.parametrize("write", [results.write, table_page.write])
+def test_what_is_read_is_written_before_another_reads(tmp_path, monkeypatch, write):
+    """Else a shard that ends while another sums up could lose its runs from the files of both."""
+    made_runs.trained(tmp_path, "plain", 0, 0.3, 0.3)
+    find, done = records.find, []
+
+    def slow(*arguments):
+        found = find(*arguments)
+        if threading.current_thread() is first:
+            made_runs.trained(tmp_path, "plain", 1, 0.3, 0.3)
+            second.start()
+            second.join(1.0)
+            assert not done
+        return found
+
+    def run(name):
+        write(tmp_path, made_table())
+        done.append(name)
+
+    first, second = (threading.Thread(target=run, args=(name,)) for name in ("first", "second"))
+    monkeypatch.setattr(records, "find", slow)
+    first.start()
+    first.join()
+    second.join()
+    assert done == ["first", "second"]
+    text = (tmp_path / ("results.json" if write is results.write else "report.html")).read_text()
+    assert '"seed": 1' in text or "2 of 2 runs finished" in text
 
 
 def test_runs_of_several_environments_are_told_apart(folder):
