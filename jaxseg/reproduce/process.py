@@ -23,6 +23,9 @@ except ImportError:  # not Unix
 
 LAUNCH = pathlib.Path(__file__).with_name("launch.py")
 LONGEST_ERROR = 600  # characters
+MESSAGE = re.compile(
+    r"(train|eval)\.py: "
+)  # begins what they say of a mistake, which may have several lines
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 _NOISE = ("For simplicity, JAX has removed its internal frames", "JAX_TRACEBACK_FILTERING")
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -91,6 +94,7 @@ class Stop:
     def __init__(self):
         self.signal = 0
         self._child: Child | None = None
+        self._early: list[int] = []  # signals that came while there was no child
         self._count = 0
         self._before: dict[int, object] = {}
 
@@ -106,10 +110,10 @@ class Stop:
 
     @contextlib.contextmanager
     def passing_to(self, child: Child) -> Iterator[None]:
-        """Within it signals go to `child`; one that came just before does so now."""
-        self._child = child
-        if self.signal:
-            child.send(self.signal)
+        """Within it signals go to `child`; one that came just before does so now, and none does so twice."""
+        self._child = child  # from here on the handler passes on itself
+        while self._early:
+            child.send(self._early.pop(0))
         try:
             yield
         finally:
@@ -122,6 +126,8 @@ class Stop:
             self._child.send(number if self._count < 3 else signal.SIGKILL)
         elif self._count > 1:
             sys.exit(128 + self.signal)
+        else:
+            self._early.append(number)
 
 
 @contextlib.contextmanager
@@ -164,7 +170,7 @@ class Stopped(Exception):
 
 
 def failure(status: int, output: str) -> str:
-    """Why a program ended badly, in one line: its signal, or the last that it said.
+    """Why a program ended badly, in one line: its signal, or the last message that it printed.
 
     Args:
       status: as `Child.poll` gives it.
@@ -190,13 +196,18 @@ def failure(status: int, output: str) -> str:
 
 
 def _last_words(output: str) -> str:
-    """The last line with a meaning, with what belongs to it: an exception's message may have several."""
+    """The last line with a meaning, with what belongs to it: the message of an exception or of a mistake may have more.
+
+    Of a long message the beginning is kept, which says what happened; what to do about it is in the output.
+    """
     lines = [_COLOURS.sub("", line).rstrip() for line in output.replace("\r", "\n").splitlines()]
     lines = [x for x in lines if x.strip(" -=") and not any(noise in x for noise in _NOISE)]
-    start = max(0, len(lines) - 1)
+    start, messages = max(0, len(lines) - 1), [i for i, x in enumerate(lines) if MESSAGE.match(x)]
     for i, line in enumerate(lines):
         if line.startswith("Traceback (most recent call last)"):
             # What follows the indented frames is the exception.
             start = next((k for k in range(i + 1, len(lines)) if lines[k][:1] != " "), start)
+    if messages:  # what else went wrong at the exit does not matter
+        start = messages[-1]
     words = " ".join(line.strip() for line in lines[start:])
     return words if len(words) <= LONGEST_ERROR else f"{words[: LONGEST_ERROR - 4]} ..."
