@@ -6,13 +6,13 @@ import difflib
 import importlib.util
 import numbers
 import pathlib
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from jaxseg.evaluation import coco
+from jaxseg.reproduce import table_types
 
 FOLDER = pathlib.Path("configs/tables")
 SCALES = ("full", "small", "tiny")
@@ -23,7 +23,6 @@ OWN = {
 }  # what the runner sets, and from what
 KINDS = ("mask", "box", "boundary")
 METRICS = coco.names()
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 def find(name: str) -> pathlib.Path:
@@ -65,15 +64,11 @@ def load(name: str) -> Any:
         spec.loader.exec_module(module)
         make = getattr(module, "get_table", None)
         table = make() if callable(make) else None
-    except Exception as error:
-        lines = [
-            f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == spec.origin
-        ]
-        line = lines[-1] if lines else getattr(error, "lineno", "?")
+    except (Exception, SystemExit) as error:  # one that exits would end this program without a word
         raise ValueError(
-            f"The table {path} cannot be read: line {line}: {type(error).__name__}: {error}"
+            f"The table {path} cannot be read: {_cause(error, spec.origin)}"
         ) from error
-    if not all(hasattr(table, key) for key in ("title", "rows", "baseline")):
+    if not all(hasattr(table, key) for key in table_types.TABLE):
         raise ValueError(
             f"{path} is no table: it needs a function get_table() that returns a configs.tables.table.Table."
         )
@@ -90,11 +85,10 @@ def check(table: Any) -> None:
     Raises:
       ValueError: the first mistake, with the row that has it.
     """
+    table_types.check(table)
     if not table.rows:
         raise ValueError("the table has no rows.")
     names = [row.name for row in table.rows]
-    for row in table.rows:
-        _check_name(row.name)
     folded = [name.lower() for name in names]
     twice = sorted({name for name in names if folded.count(name.lower()) > 1})
     if twice:
@@ -103,7 +97,7 @@ def check(table: Any) -> None:
         )
     if table.scale not in SCALES:
         raise ValueError(f"scale={table.scale!r}: allowed are {_list(SCALES)}.")
-    if not _whole(table.seeds) or table.seeds < 1:
+    if table.seeds < 1:
         raise ValueError(f"seeds={table.seeds!r}: must be a whole number >= 1.")
     if table.baseline and table.baseline not in names:
         raise ValueError(f"baseline: there is no row {suggest(table.baseline, names)}.")
@@ -120,12 +114,15 @@ def need(row: Any) -> str | None:
     return row.start_from or row.evaluate or None
 
 
-def _check_name(name: Any) -> None:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(
-            f"a row is called {name!r}: a name, which is a folder's too, has 1 to 100 letters, digits, '_', '.' and "
-            "'-', and starts with none of the last two."
-        )
+def _cause(error: BaseException, file: str) -> str:
+    """What went wrong in the file of a table, with the last line of it that led there and what to do."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == file]
+    line = lines[-1] if lines else getattr(error, "lineno", None)
+    where = f"line {line}: " if line else ""
+    missing = isinstance(error, ModuleNotFoundError) and str(error.name).split(".")[0] == "configs"
+    advice = ". Run this from the top folder of a checkout of jaxseg." if missing else ""
+    return f"{where}{type(error).__name__}: {error}{advice}"
 
 
 def _check_row(row: Any, rows: dict[str, Any]) -> None:
@@ -151,7 +148,7 @@ def _check_row(row: Any, rows: dict[str, Any]) -> None:
             raise wrong(f"overrides has {key!r}, which comes from {OWN[key]}.")
     _check_columns("published", row.published, wrong)
     for key, value in row.published.items():
-        if not isinstance(value, numbers.Real) or not 0 <= value <= 100:
+        if not _number(value) or not 0 <= value <= 100:
             raise wrong(f"published {key}={value!r}: a number in percent is needed, 0 to 100.")
 
 
@@ -202,5 +199,5 @@ def _list(words: Iterable[str]) -> str:
     return ", ".join(words)
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -24,7 +24,47 @@ def test_a_right_table_passes():
     tables.check(table(row(start_from="base", published=every, baseline="base"), baseline="base"))
 
 
+def forced(**fields):
+    """A row with a field that its own code would not let through."""
+    new = row()
+    for key, value in fields.items():
+        object.__setattr__(new, key, value)
+    return table(new)
+
+
 MISTAKES = {
+    "no comma": (
+        Table("T", BASE),
+        r"^rows must be a tuple of Rows: is a comma missing, rows=\(Row",
+    ),
+    "no rows at all": (Table("T", None), "^rows=None: must be a tuple"),
+    "a dict for a row": (table({"name": "a"}), r"rows\[2\] is {'name': 'a'}: must be a Row, Row\("),
+    "a class for a row": (table(Row), r"rows\[2\] is <class .*>: must be a Row"),
+    "a title": (Table(3, (BASE,)), "^title=3: must be a string"),
+    "data": (table(data=None), "^data=None: must be a string"),
+    "a scale": (table(scale=["full"]), r"^scale=\['full'\]: must be a string"),
+    "a word for columns": (
+        table(columns="mask/AP"),
+        r"^columns='mask/AP': .* needs a comma, \(x,\)",
+    ),
+    "no overrides": (table(row(overrides=None)), "row 'new': overrides=None: must be a dictionary"),
+    "overrides": (table(row(overrides=["a=1"])), r"row 'new': overrides=\['a=1'\]: must be a dict"),
+    "a key": (table(row(overrides={3: 1})), "row 'new': a key of overrides=3: must be a string"),
+    "a config": (table(row(config=5)), "row 'new': config=5: must be a string"),
+    "a label": (table(row(label=5)), "row 'new': label=5: must be a string"),
+    "a label that is none": (forced(label=None), "row 'new': label=None: must be a string"),
+    "a source": (table(row(source=["a"])), r"row 'new': source=\['a'\]: must be a string"),
+    "a row for a name": (
+        table(row(start_from=BASE)),
+        r"row 'new': start_from=Row\(name=.* \.\.\.:",
+    ),
+    "published": (table(row(published=34.2)), r"row 'new': published=34\.2: must be a dictionary"),
+    "a flag published": (
+        table(row(published={"mask/AP": True})),
+        "published mask/AP=True: a number",
+    ),
+    "nothing published": (table(row(published={"mask/AP": None})), "published mask/AP=None: a num"),
+    "seeds, a half": (table(seeds=1.5), "^seeds=1.5: must be a whole number"),
     "no rows": (Table("T", ()), "the table has no rows"),
     "a name": (table(row("a/b")), "called 'a/b': a name"),
     "a hidden name": (table(row("..")), r"called '\.\.'"),
@@ -108,6 +148,9 @@ def test_a_table_is_found_by_name_and_by_path(tmp_path, monkeypatch):
 
 BROKEN = {
     "def get_table(:": r"line 1: SyntaxError",
+    "import sys\ndef get_table():\n    sys.exit(0)": "line 3: SystemExit: 0",
+    "def get_table(x):\n    return x": r"read: TypeError: get_table\(\) missing 1",
+    "import configs.nothing_like_this": "No module named .*Run this from the top folder of a checkout",
     "import nothing_like_this": "line 1: ModuleNotFoundError: No module named",
     "def get_table():\n    return 1 / 0": "line 2: ZeroDivisionError",
     "x = 1": r"is no table: it needs a function get_table\(\)",
