@@ -11,11 +11,9 @@ mistake that is explained in one message; 143 or 130 stopped by SIGTERM or Ctrl-
 
 from __future__ import annotations
 
-import os
 import pathlib
 import shlex
 import sys
-from collections.abc import Collection
 
 import jax
 from absl import flags
@@ -23,7 +21,7 @@ from rich.console import Console
 
 from jaxseg import cli
 from jaxseg.reproduce import options as options_lib
-from jaxseg.reproduce import plan, runner, tables
+from jaxseg.reproduce import plan, progress, runner, tables
 from jaxseg.training import metrics
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where all runs and results go.", required=True)
@@ -50,7 +48,7 @@ def main(argv: list[str]) -> None:
     # The programs compute; a runner that holds a TPU or a GPU's memory would keep them from it.
     jax.config.update("jax_platforms", "cpu")
     options = options_lib.Options(
-        workdir=os.path.expanduser(_WORKDIR.value),
+        workdir=options_lib.parse_workdir(_WORKDIR.value),
         data=_DATA.value,
         seeds=_SEEDS.value,
         rows=tuple(_ROWS.value),
@@ -59,10 +57,10 @@ def main(argv: list[str]) -> None:
         weights=options_lib.parse_weights(_WEIGHTS.value),
         settings=tuple(_SET.value),
     )
+    options_lib.check_programs(options)  # first: in another folder nothing that follows makes sense
     table = tables.load(argv[1])
     jobs = plan.jobs(table, options)
     console = metrics.make_console()
-    _check_programs(options)
     others = plan.others(table, options, jobs)
     status = runner.survey(jobs, others)
     _tell(table, jobs, status, options, console)
@@ -75,24 +73,10 @@ def main(argv: list[str]) -> None:
     sys.exit(outcome.exit_status)
 
 
-def _check_programs(options: options_lib.Options) -> None:
-    for program in (options.train, options.evaluate):
-        if not os.path.isfile(program):
-            raise FileNotFoundError(
-                f"There is no {program} here: run this from the top folder of a checkout of jaxseg."
-            )
-
-
 def _tell(table, jobs, status, options, console: Console) -> None:
-    rows, seeds = ({getattr(job, key) for job in jobs} for key in ("row", "seed"))
-    done = sum(status[job.name] == "finished" for job in jobs)
-    console.print(
-        f"{table.title}: {_count(jobs, 'job')}, {_count(rows, 'row')} x {_count(seeds, 'seed')}"
-        + (f", shard {options.shard[0]} of {options.shard[1]}" if options.shard[1] > 1 else "")
-        + (f"; {done} already finished." if done else ".")
-    )
+    console.print(progress.headline(table.title, jobs, status, options.shard))
     added = plan.added(table, options.rows)
-    if added:
+    if added and jobs:
         console.print(f"Added, because rows start from them: {', '.join(added)}.")
 
 
@@ -103,10 +87,6 @@ def _show(jobs, status, console: Console) -> None:
         console.print(f"  {shlex.join(job.command)}")
     for what in runner.lacks(jobs, status):
         console.print(f"Missing: {what}")
-
-
-def _count(things: Collection, what: str) -> str:
-    return f"{len(things)} {what}" + ("" if len(things) == 1 else "s")
 
 
 def _conclude(outcome: runner.Outcome, jobs, folder: pathlib.Path, console: Console) -> None:

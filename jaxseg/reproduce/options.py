@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping, Sequence
 
@@ -37,6 +38,30 @@ class Options:
     settings: tuple[str, ...] = ()
     train: str = "train.py"
     evaluate: str = "eval.py"
+
+
+def check_programs(options: Options) -> None:
+    """Sees to it that the programs are there.
+
+    Raises:
+      FileNotFoundError: one is not; most likely this is run from another folder.
+    """
+    for program in (options.train, options.evaluate):
+        if not os.path.isfile(program):
+            raise FileNotFoundError(
+                f"There is no {program} in {os.getcwd()}: run this from the top folder of a checkout of jaxseg."
+            )
+
+
+def parse_workdir(text: str) -> str:
+    """The folder as it was typed, but `~` stands for the home folder.
+
+    Raises:
+      ValueError: it is empty, as of an unset variable.
+    """
+    if not text.strip():
+        raise ValueError(f"--workdir={text}: a folder is needed, e.g. --workdir=runs/mine.")
+    return os.path.expanduser(text)
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from rich import progress as bars
 from rich.console import Console
@@ -16,6 +16,32 @@ from jaxseg.training import checkpoints, integrity, metrics
 
 TAIL = 16_384  # bytes of a log that have its last line
 EVERY = 600.0  # seconds between lines about a job where there are no bars
+
+
+def headline(
+    title: str, jobs: Sequence[Job], status: Mapping[str, str], shard: tuple[int, int]
+) -> str:
+    """What is about to be run: `Title: 4 jobs, 2 rows x 2 seeds; 1 already finished.`
+
+    Args:
+      title: of the table.
+      jobs: those of this runner.
+      status: of each by its name, as `runner.survey` gives it.
+      shard: (i, n).
+    """
+    i, n = shard
+    if not jobs:
+        return (
+            f"{title}: shard {i} of {n} has nothing to do. There are fewer than {n} parts: a row, all that it starts "
+            "from and all that starts from it stay together, for each seed."
+        )
+    rows, seeds = ({getattr(job, key) for job in jobs} for key in ("row", "seed"))
+    done = sum(status[job.name] == "finished" for job in jobs)
+    return (
+        f"{title}: {_count(jobs, 'job')}, {_count(rows, 'row')} x {_count(seeds, 'seed')}"
+        + (f", shard {i} of {n}" if n > 1 else "")
+        + (f"; {done} already finished." if done else ".")
+    )
 
 
 def last_step(folder: pathlib.Path, since: float = 0.0) -> int:
@@ -173,6 +199,10 @@ class Display:
     def _label(self, job: Job) -> str:
         index = next(i for i, other in enumerate(self._jobs) if other.name == job.name)
         return f"[{index + 1}/{len(self._jobs)}] {job.name}"
+
+
+def _count(things: Collection, what: str) -> str:
+    return f"{len(things)} {what}" + ("" if len(things) == 1 else "s")
 
 
 def _about(left: str) -> str:

@@ -20,8 +20,10 @@ def assignment(key: str, value: Any) -> str:
     """The argument that sets a key: `--config.optim.lr=0.1`.
 
     Raises:
-      ValueError: a group of keys, which an argument cannot set.
+      ValueError: a group of keys, which an argument cannot set, or no key.
     """
+    if "=" in key:
+        raise ValueError(f"{key!r} is no key: overrides are {{'NAME.NAME': VALUE}}.")
     if isinstance(value, Mapping):
         raise ValueError(f"{key}={dict(value)!r}: set each of its keys, {key}.NAME.")
     text = str(tuple(value)) if isinstance(value, list | tuple) else str(value)
@@ -35,12 +37,24 @@ def load(arguments: Sequence[str]) -> ConfigDict:
       ValueError: no such file, or an unknown argument, key or value; the message is that of the cause.
     """
     file, *settings = arguments
+    _check_file(file.removeprefix("--config=").partition(":")[0])
     known = config_keys.keys(_parse([file]))
     for setting in settings:
         key = setting.removeprefix("--config.").partition("=")[0]
         if key not in known:
             raise ValueError(f"unknown key {config_keys.suggest(key, known)}.")
     return _parse(arguments)
+
+
+def _check_file(path: str) -> None:
+    if os.path.isfile(path):
+        return
+    advice = " Run this from the top folder of a checkout of jaxseg, or mend the path in the table."
+    raise ValueError(
+        f"there is no config file {path}."
+        if os.path.isabs(path)
+        else f"there is no config file {path} in {os.getcwd()}.{advice}"
+    )
 
 
 def _parse(arguments: Sequence[str]) -> ConfigDict:

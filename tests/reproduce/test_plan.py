@@ -135,11 +135,19 @@ def test_weights_that_a_row_cannot_do_without(tmp_path):
 
 
 MISTAKES = {
-    "a config": (Row("x", "configs/none.py"), "Row 'x': .*No such file .*configs/none.py"),
+    "a config": (
+        Row("x", "configs/none.py:r50"),
+        r"Row 'x': there is no config file configs/none\.py in /.*\. Run this from the top folder",
+    ),
+    "an absolute config": (Row("x", "/n/x.py:a"), r"Row 'x': there is no config file /n/x\.py\.$"),
     "an argument": (Row("x", f"{DEMO}:tiny"), "Row 'x': Unknown config argument 'tiny'. Allowed"),
     "a key": (
         Row("x", DEMO, overrides={"optim.lrr": 1.0}),
         r"Row 'x': unknown key optim\.lrr \(did you mean optim\.lr",
+    ),
+    "a key with a value": (
+        Row("x", DEMO, overrides={"data.root=a": "b"}),
+        "Row 'x': 'data.root=a' is no key",
     ),
     "a kind": (Row("x", DEMO, overrides={"train.steps": 1.5}), "Row 'x': .*train.steps=1.5"),
     "a word": (Row("x", DEMO, overrides={"optim.lr": "high"}), "Row 'x': .*optim.lr=high"),
@@ -191,6 +199,21 @@ def test_every_kind_of_value_comes_through_the_command_line():
 def test_shards_that_are_none(text):
     with pytest.raises(ValueError, match=f"--shard={text}: i/n is needed"):
         options_lib.parse_shard(text)
+
+
+def test_a_work_directory(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert options_lib.parse_workdir("~/runs") == "/home/me/runs"
+    for text in ("", " "):
+        with pytest.raises(ValueError, match=f"--workdir={text}: a folder is needed"):
+            options_lib.parse_workdir(text)
+
+
+def test_programs_are_looked_for_where_the_runner_was_started(tmp_path, monkeypatch):
+    options_lib.check_programs(Options("out"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no train\.py in .*top folder of a checkout"):
+        options_lib.check_programs(Options("out"))
 
 
 def test_words_of_the_command_line():

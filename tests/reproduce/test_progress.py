@@ -15,6 +15,22 @@ def job(row, seed=0, steps=100, folder="nowhere"):
     return Job(row, seed, pathlib.Path(folder), ("python",), steps=steps)
 
 
+def test_what_is_about_to_be_run():
+    jobs = [job("a"), job("a", 1), job("b"), job("b", 1)]
+    status = dict.fromkeys((j.name for j in jobs), "not started")
+    assert progress.headline("T", jobs, status, (1, 1)) == "T: 4 jobs, 2 rows x 2 seeds."
+    status["a seed 1"] = "finished"
+    assert (
+        progress.headline("T", jobs[1:2], status, (2, 4))
+        == "T: 1 job, 1 row x 1 seed, shard 2 of 4; 1 already finished."
+    )
+
+
+def test_a_shard_without_jobs_says_why():
+    words = progress.headline("T", [], {}, (9, 20))
+    assert "shard 9 of 20 has nothing to do. There are fewer than 20 parts" in words
+
+
 def test_nothing_is_said_before_anything_was_measured():
     assert progress.seconds_left([job("a")], {}, {}) is None
     assert progress.seconds_left([], {}, {}) == 0
