@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import pathlib
+import time
 from collections.abc import Iterator
 from typing import IO
+
+_ABANDONED = 86400.0  # seconds after which nobody writes to a temporary file any more
 
 
 @contextlib.contextmanager
@@ -23,9 +27,21 @@ def replacing(path: pathlib.Path, mode: str = "w") -> Iterator[IO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _tidy(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise type(error)(f"Could not write {path}: {error.strerror or error}.") from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _tidy(path: pathlib.Path) -> None:
+    """Removes what writers of the same file left behind when they were killed; recent ones may still be at it."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.tmp*"):
+        with contextlib.suppress(OSError):  # another one tidies, too
+            if (
+                left.name.rpartition(".tmp")[2].isdecimal()
+                and time.time() - left.stat().st_mtime > _ABANDONED
+            ):
+                left.unlink()

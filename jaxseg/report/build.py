@@ -9,6 +9,7 @@ from jaxseg.report import charts, curves, evaluated, findings, page, tables
 from jaxseg.report.evaluated import Evaluated
 from jaxseg.report.folder import RunFolder
 
+_FAILED = {"failed": "failed", "skipped": "not been started"}  # states of a job, after "has"
 _PICTURES = 4_500_000  # bytes of all pictures of a page
 _SECTIONS = (  # anchor, what it is made of, title
     ("ap", "ap_tables", "Average precision"),
@@ -87,6 +88,13 @@ def build(
 def _notes_on_state(runs: Mapping[str, RunFolder]) -> list[str]:
     notes = []
     for label, run in runs.items():
+        if run.failed:
+            notes.append(
+                f"{label} has {_FAILED[run.status]}: {run.error or 'no reason was recorded.'}"
+            )
+        if run.damaged:
+            words = ", ".join(str(path.relative_to(run.path)) for path in run.damaged)
+            notes.append(f"{label}: left out, since damaged: {words}.")
         if run.results is None and not run.final:
             what = (
                 "shows its curves" if run.train or run.val else "has nothing to show but its config"
@@ -116,7 +124,8 @@ def _notes_on_comparison(
             "The runs were evaluated on different images or objects: differences between their numbers may come from "
             "the data."
         )
-    sizes = {run.config.eval.max_detections for run in runs.values() if run.config is not None}
+    configs = [run.evaluated for run in runs.values() if run.evaluated is not None]
+    sizes = {config.eval.max_detections for config in configs}
     if len(sizes) > 1:
         words = ", ".join(map(str, sorted(sizes)))
         notes.append(

@@ -60,7 +60,10 @@ def evaluate(
       known: other runs; a data set that one of them has is not held twice.
     """
     if run.results is None:
-        return None, "it has no detections yet" if not run.finished else "its results are gone"
+        if run.results_path is not None:
+            return None, f"{run.results_path.name} is damaged"
+        waits = run.training and not run.finished
+        return None, "it has no detections yet" if waits else "its results are gone"
     source, reason = open_data(run)
     if source is None:
         return None, f"its data cannot be opened: {reason}"
@@ -81,7 +84,8 @@ def evaluate(
 def _measure(found: Evaluated, run: RunFolder, score: float | None) -> None:
     truth = _about(found.source.coco(), found.infos)
     options = dict(
-        max_detections=run.config.eval.max_detections, evaluator=run.config.eval.evaluator
+        max_detections=run.evaluated.eval.max_detections,
+        evaluator=run.evaluated.eval.evaluator,
     )
     for kind, iou_type in KINDS.items():
         found.curves[kind] = coco.precision_recall(truth, found.results, iou_type, **options)
@@ -92,7 +96,7 @@ def _measure(found: Evaluated, run: RunFolder, score: float | None) -> None:
 
 def _evaluated_infos(run: RunFolder, source: sources.Source) -> Sequence[sources.ImageInfo]:
     """With `eval.max_images`, only the first images were evaluated."""
-    count = run.final["images"] if run.final else run.config.eval.max_images
+    count = run.final["images"] if run.final else run.evaluated.eval.max_images
     return source.infos[: count or None]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import re
 import warnings
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ INK, FAINT, PAPER = "#010203", "#040506", "#070809"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#767676")
 WIDTH = 400  # CSS pixels; wide enough for a phone, and two or three beside each other elsewhere
 _DPI = 72
+_ID = "figure"  # ids in an image begin with it
 _VARIABLES = {
     INK: "var(--ink)",
     FAINT: "var(--faint)",
@@ -80,8 +82,7 @@ def svg(figure: Figure, title: str) -> Markup:
     opening, body = body.split(">", 1)
     size = re.search(r'viewBox="([^"]*)"', opening).group(1)
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', body))
-    body = re.sub(r' id="([^"]*)"', lambda m: m.group(0) if m.group(1) in used else "", body)
+    body = _renamed(body)
     for color, variable in _VARIABLES.items():
         body = body.replace(color, variable)
     body = body.replace("'DejaVu Sans'", "var(--font)")
@@ -90,3 +91,28 @@ def svg(figure: Figure, title: str) -> Markup:
         f'<svg viewBox="{size}" width="{width}" role="img" xmlns:xlink="http://www.w3.org/1999/xlink">'
         f"<title>{escape(title)}</title>{body}"
     )
+
+
+def distinct(text: str) -> str:
+    """A page whose images were drawn apart, with ids that no two of them share: one would clip by another's frame."""
+    count = itertools.count(1)
+
+    def number(image: re.Match) -> str:
+        name = f"{_ID}{next(count)}-"
+        return re.sub(rf'( id="|url\(#|href="#){_ID}-', rf"\g<1>{name}", image.group())
+
+    return re.sub(r"<svg\b.*?</svg>", number, text, flags=re.DOTALL)
+
+
+def _renamed(body: str) -> str:
+    """An image whose ids are `figure-0`, `figure-1`, ...; those that nothing refers to are left out."""
+    used = dict.fromkeys(re.findall(r'(?:url\(#|href="#)([^)"]+)', body))
+    names = {old: f"{_ID}-{i}" for i, old in enumerate(used)}
+
+    def rename(match: re.Match) -> str:
+        before, old, after = match.groups()
+        if old in names:
+            return f"{before}{names[old]}{after}"
+        return "" if before == ' id="' else match.group()
+
+    return re.sub(r'( id="|url\(#|href="#)([^)"]+)([)"])', rename, body)

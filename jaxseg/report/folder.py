@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from jaxseg.data import sources
+from jaxseg.report import files, outcome
 from jaxseg.training import metrics, validation, workdir
 
-RESULTS_FILE = "results.json"
-METRICS_FILE = "metrics.json"
 JOB_FILE = "job.json"
-EVAL_FOLDER = "eval"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,43 +23,56 @@ class RunFolder:
 
     Attributes:
       path: the folder.
-      config: the run's config; None for an evaluation that does not lie in a work directory.
+      training: whether it is that of a training run.
+      config: the run's config; None where neither `run.json` nor `evaluation.json` tells it.
+      evaluated: the config that the results were made with: another one where eval.py was given other data or settings.
       categories: the classes, in the order of the class indices; () where the config is not known.
-      train, val: the lines of `log.jsonl`, by step; half-written ones are left out.
+      train, val: the lines of `log.jsonl`, by step; half-written ones and what is no number are left out.
       final: `split`, `images`, `skipped`, `objects`, `seconds`, `box` and `mask` (`summary`, `per_class`; None without
         annotations) as `finished.json` or `metrics.json` has them; and `step`, where it is known. None where there is
         no such file.
       results_path: the COCO results that belong to `final`, or that a split without annotations gave.
+      split: the split that `final` and the results are about; None where it is not known.
       finished: whether the run has reached its last step.
+      evaluation: what `evaluation.json` says of the results: `workdir`, `step`, `command`, ...; {} without one.
       versions, device, commit, command: where and from what it ran; None (or {}) where that was not recorded.
+      status, error: how the job of a table that it is has ended; "" where it is none.
+      damaged: files that are there but not as they should be; they are left out.
     """
 
     path: pathlib.Path
+    training: bool = True
     config: ConfigDict | None = None
+    evaluated: ConfigDict | None = None
     categories: tuple[sources.Category, ...] = ()
     train: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     val: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     final: dict[str, Any] | None = None
     results_path: pathlib.Path | None = None
+    split: str | None = None
     finished: bool = False
+    evaluation: dict[str, Any] = dataclasses.field(default_factory=dict)
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     device: dict[str, Any] | None = None
     commit: str | None = None
     command: tuple[str, ...] | None = None
+    status: str = ""
+    error: str = ""
+    damaged: tuple[pathlib.Path, ...] = ()
 
     @functools.cached_property
     def results(self) -> list[dict] | None:
         """The COCO results, read when they are first asked for; None where there are none or they are damaged."""
         if self.results_path is None:
             return None
-        found = _read_json(self.results_path)
-        return found if isinstance(found, list) else None
+        return files.Files().read(self.results_path, files.is_results)
 
     @property
     def step(self) -> int:
         """The last step that the log or the results know of; 0 if none."""
         steps = [line["step"] for line in (*self.train, *self.val)]
-        return max([*steps, (self.final or {}).get("step") or 0])
+        known = (self.final or {}).get("step") or self.evaluation.get("step") or 0
+        return int(max([*steps, known]))
 
     @property
     def steps(self) -> int | None:
@@ -70,13 +80,9 @@ class RunFolder:
         return None if self.config is None else int(self.config.train.steps)
 
     @property
-    def split(self) -> str | None:
-        """The split that `final` and `results` are about; None where it is not known."""
-        if self.final and self.final.get("split"):
-            return self.final["split"]
-        if self.results_path is not None and self.results_path.parent.parent.name == EVAL_FOLDER:
-            return self.results_path.parent.name.rpartition("-")[0]
-        return None if self.config is None else self.config.eval.split
+    def failed(self) -> bool:
+        """Whether it is a job of a table that has failed, or could not be started."""
+        return self.status in ("failed", "skipped") and not self.finished
 
 
 def read(path: str | pathlib.Path, split: str | None = None) -> RunFolder:
@@ -90,33 +96,44 @@ def read(path: str | pathlib.Path, split: str | None = None) -> RunFolder:
     Raises:
       FileNotFoundError: there is no such folder, it holds neither a run nor an evaluation, or the split asked for
         was not evaluated.
-      ValueError: `run.json` is damaged.
+      ValueError: `run.json` is damaged, or all that there is of an evaluation; or the folder is that of a table.
     """
-    path = pathlib.Path(path).expanduser()
-    is_run = (path / workdir.RUN_FILE).exists()
-    if not is_run and not any((path / name).exists() for name in (METRICS_FILE, RESULTS_FILE)):
-        what = "holds neither a training run nor an evaluation" if path.is_dir() else "is no folder"
-        raise FileNotFoundError(f"{path} {what}: give what train.py --workdir was given.")
-    home = path if is_run else _run_of_evaluation(path)
-    config, categories, run = None, (), {}
-    if home is not None:
-        config, categories = workdir.load_run(home)
-        run = _read_json(home / workdir.RUN_FILE) or {}
-    final, results_path = _outcome(path, split, config)
-    last = (_read_json(path / validation.FINISHED) or {}).get("step", -1)
+    path, found = pathlib.Path(path).expanduser(), files.Files()
+    training = (path / workdir.RUN_FILE).exists()
+    if not training:
+        _check_no_table(path)
+    job = found.read(path / JOB_FILE, files.is_mapping) or {}
+    home = path if training else outcome.run_of(path)
+    settings = outcome.settings(home / workdir.RUN_FILE) if home else outcome.Settings()
+    shown = outcome.find(path, split, settings.config, found)
+    evaluated = shown.settings or settings
+    if not training:
+        if shown.empty:
+            raise _nothing(path, job, found.damaged)
+        settings = evaluated
+    made, config = settings.made, settings.config
+    last = (found.read(path / validation.FINISHED, files.is_finished) or {}).get("step", -1)
+    command = job.get("command") or made.get("command")
     return RunFolder(
         path=path,
+        training=training,
         config=config,
-        categories=categories,
-        train=metrics.read(path, "train"),
-        val=metrics.read(path, "val"),
-        final=final,
-        results_path=results_path,
-        finished=bool(is_run and config is not None and last >= config.train.steps),
-        versions=run.get("versions") or {},
-        device=run.get("device"),
-        commit=run.get("commit"),
-        command=_command(path, run),
+        evaluated=evaluated.config,
+        categories=settings.categories,
+        train=files.numbers(metrics.read(path, "train")),
+        val=files.numbers(metrics.read(path, "val")),
+        final=shown.final,
+        results_path=shown.results,
+        split=shown.split or (evaluated.config.eval.split if evaluated.config else None),
+        finished=bool(training and last >= config.train.steps),
+        evaluation=shown.settings.made if shown.settings else {},
+        versions=files.mapping(made.get("versions")),
+        device=files.mapping(made.get("device")) or None,
+        commit=made.get("commit"),
+        command=tuple(map(str, command)) if isinstance(command, list) else None,
+        status=str(job.get("status") or ""),
+        error=str(job.get("error") or ""),
+        damaged=tuple(found.damaged),
     )
 
 
@@ -132,63 +149,40 @@ def labels(paths: Sequence[pathlib.Path]) -> list[str]:
 
 def open_data(run: RunFolder) -> tuple[sources.Source | None, str]:
     """(source, "") of the split that a run was evaluated on, or (None, why it cannot be opened)."""
-    if run.config is None:
+    if run.evaluated is None:
         return None, "the config of the run is not in this folder, so its data is not known"
     try:
-        return sources.open_source(run.config.data, run.split or run.config.eval.split), ""
+        return sources.open_source(run.evaluated.data, run.split), ""
     except (OSError, ValueError) as error:
         return None, str(error)
 
 
-def _run_of_evaluation(path: pathlib.Path) -> pathlib.Path | None:
-    """The work directory that `path`, an evaluation, lies in as `eval/SPLIT-STEP`."""
-    home = path.absolute().parent.parent
-    inside = path.absolute().parent.name == EVAL_FOLDER
-    return home if inside and (home / workdir.RUN_FILE).exists() else None
+def _check_no_table(path: pathlib.Path) -> None:
+    """Raises ValueError for the work directory of a table, whose report must not be replaced by one of its runs."""
+    jobs = sorted(path.glob("runs/*/seed*"))
+    results = path / outcome.RESULTS_FILE
+    numbers = files.Files().read(results, files.is_mapping) if files.holds_object(results) else None
+    if not jobs and not (numbers and {"format", "rows"} <= set(numbers)):
+        return
+    example = jobs[0] if jobs else path / "runs" / "ROW" / "seed0"
+    raise ValueError(
+        f"{path} is the work directory of a table: its report is {path / 'report.html'}, which python -m "
+        f"jaxseg.reproduce writes. Give the folder of a run, e.g. {example}."
+    )
 
 
-def _outcome(
-    path: pathlib.Path, split: str | None, config: ConfigDict | None
-) -> tuple[dict[str, Any] | None, pathlib.Path | None]:
-    """(final, path of the results): the run's own, else of its evaluations."""
-    final = _read_json(path / validation.FINISHED)
-    if final is None:
-        final = _read_json(path / METRICS_FILE)
-        if final is not None:
-            final = {"step": _step_of(path), **final}
-    results = path / RESULTS_FILE
-    own = final.get("split") if final else config.eval.split if config is not None else None
-    if (final is not None or results.exists()) and split in (None, own):
-        return final, results if results.exists() else None
-    folders = [
-        folder
-        for folder in path.glob(f"{EVAL_FOLDER}/*-*")
-        if split in (None, folder.name.rpartition("-")[0]) and _step_of(folder) is not None
-    ]
-    if not folders and split is not None:
-        raise FileNotFoundError(
-            f"{path} has no results on the split {split!r}: python eval.py --workdir={path} --split={split} makes them."
+def _nothing(
+    path: pathlib.Path, job: Mapping[str, Any], damaged: Sequence[pathlib.Path]
+) -> Exception:
+    """Why nothing can be said of a folder without a run."""
+    if job.get("error"):
+        return FileNotFoundError(
+            f"{path} has no results to show (job {job.get('status')}): {job['error']}"
         )
-    if not folders:
-        return None, None
-    newest = max(folders, key=lambda folder: (_step_of(folder), folder.stat().st_mtime))
-    return _outcome(newest, None, config)
-
-
-def _step_of(folder: pathlib.Path) -> int | None:
-    """The step in the name of an evaluation's folder, `SPLIT-STEP`."""
-    number = folder.name.rpartition("-")[2]
-    return int(number) if number.isdecimal() else None
-
-
-def _command(path: pathlib.Path, run: dict[str, Any]) -> tuple[str, ...] | None:
-    command = (_read_json(path / JOB_FILE) or {}).get("command") or run.get("command")
-    return tuple(map(str, command)) if isinstance(command, list) else None
-
-
-def _read_json(path: pathlib.Path) -> Any:
-    """The content of a JSON file; None where there is none, or half of one."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    if damaged:
+        names = ", ".join(file.name for file in damaged)
+        return ValueError(
+            f"{path} has no results that can be read: {names} damaged. Evaluate again with eval.py."
+        )
+    what = "holds neither a training run nor an evaluation" if path.is_dir() else "is no folder"
+    return FileNotFoundError(f"{path} {what}: give what train.py --workdir was given.")

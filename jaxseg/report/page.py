@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from jaxseg.report import charts
+from jaxseg.report import charts, figures
 
 
 def render(template_name: str, package: str, **context: Any) -> str:
@@ -33,7 +33,8 @@ def render(template_name: str, package: str, **context: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= dict(percent=percent, number=charts.number, shortened=charts.shortened)
-    return environment.get_template(template_name).render(**context) + "\n"
+    text = environment.get_template(template_name).render(**context)
+    return figures.distinct(text) + "\n"
 
 
 def percent(value: float | None, digits: int = 1) -> str:

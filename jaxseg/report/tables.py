@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxseg.report import curves, page
 from jaxseg.report.folder import RunFolder
+from jaxseg.training import workdir
 
 
 def kinds(runs: Sequence[RunFolder]) -> list[str]:
@@ -36,10 +37,12 @@ def per_class(run: RunFolder, kind: str) -> Mapping[str, Mapping[str, float]]:
 
 def state(run: RunFolder) -> str:
     """How far the run is, in words."""
-    if run.config is None or (run.final and not run.train and not run.val):
-        step = (run.final or {}).get("step")
-        return "evaluation" + (f" of step {step:,}" if step is not None else "")
+    if not run.training or (run.final and not run.train and not run.val):
+        known = (run.final or run.evaluation).get("step") is not None
+        return "evaluation" + (f" of step {run.step:,}" if known else "")
     done = f"step {run.step:,} of {run.steps:,}"
+    if run.failed:
+        return f"{run.status}, {done}"
     return f"finished, {done}" if run.finished else f"not finished, {done}"
 
 
@@ -130,6 +133,8 @@ def class_table(runs: Mapping[str, RunFolder]) -> dict[str, Any] | None:
 def facts(run: RunFolder) -> list[tuple[str, str]]:
     """What was run: pairs of (word, what it is)."""
     found = [("work directory", str(run.path)), ("state", state(run))]
+    if run.failed:
+        found.append(("error", run.error or "not recorded"))
     command = shlex.join(run.command) if run.command else "not recorded"
     found.append(("command", command))
     found.append(("commit", run.commit or "not recorded"))
@@ -137,11 +142,12 @@ def facts(run: RunFolder) -> list[tuple[str, str]]:
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
     found.append(("versions", versions or "not recorded"))
     if run.config is not None:
-        found.append(("data", _data(run.config, run.split)))
+        found.append(("data", _data(run.evaluated, run.split)))
         found.append(("method", str(run.config.method)))
         if run.config.get("init_from"):
             found.append(("started from", str(run.config.init_from)))
         found.append(("seed", str(run.config.seed)))
+    found += _evaluation(run)
     found += _measured(run)
     return found
 
@@ -170,6 +176,19 @@ def flatten(config: ConfigDict) -> dict[str, str]:
 
     add(config.to_dict(), "")
     return flat
+
+
+def _evaluation(run: RunFolder) -> list[tuple[str, str]]:
+    """Of results that eval.py has made: of which run, and of a run's own evaluations how."""
+    if not run.evaluation:
+        return []
+    if not run.training:
+        return [("evaluated run", str(run.evaluation.get("workdir", "not recorded")))]
+    changed = workdir.differences(run.config, run.evaluated)
+    words = [f"{key}={new!r} (the run: {old!r})" for key, (old, new) in changed.items()]
+    command = run.evaluation.get("command") or ["not recorded"]
+    found = [("evaluated by", shlex.join(map(str, command)))]
+    return found + ([("evaluated with", ", ".join(words))] if words else [])
 
 
 def _device(device: Mapping[str, Any] | None) -> str:

@@ -1,6 +1,7 @@
 """The whole page, of runs in every state: what it shows, and what it says about what it cannot show."""
 
 import html.parser
+import json
 import re
 import shutil
 
@@ -9,6 +10,7 @@ from made_runs import detections, write_data, write_run
 
 from jaxseg.report import __main__ as program
 from jaxseg.report import build, folder, page
+from jaxseg.training import workdir
 
 VOID = {"meta", "link", "img", "br", "line", "path", "use"}
 HOSTILE = [
@@ -26,6 +28,7 @@ class Page(html.parser.HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open, self.tags, self.addresses, self.ids, self.text = [], [], [], [], ""
+        self.all_ids = []
         self.feed(text)
         assert not self.open, self.open
 
@@ -33,6 +36,7 @@ class Page(html.parser.HTMLParser):
         self.tags.append(tag)
         attributes = dict(attributes)
         self.addresses += [v for k, v in attributes.items() if k in ("href", "src", "xlink:href")]
+        self.all_ids += [attributes["id"]] if "id" in attributes else []
         if attributes.get("id") and tag in ("section", "h2"):
             self.ids.append(attributes["id"])
         assert not any(name.startswith("on") for name in attributes)
@@ -40,7 +44,9 @@ class Page(html.parser.HTMLParser):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attributes):
-        self.tags.append(tag)
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
 
     def handle_endtag(self, tag):
         assert self.open and self.open.pop() == tag, (tag, self.getpos())
@@ -57,6 +63,9 @@ def report(*paths, **options):
     found = Page(text)
     found.text = " ".join(found.text.split())
     assert "script" not in found.tags
+    assert len(found.all_ids) == len(set(found.all_ids))
+    referred = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
+    assert referred <= set(found.all_ids)
     assert all(a.startswith(("#", "data:")) for a in found.addresses), found.addresses
     assert {a[1:] for a in found.addresses if a.startswith("#") and a[1:] in found.ids} == set(
         found.ids
@@ -89,6 +98,24 @@ def test_a_run_in_progress_shows_its_curves_and_says_so(tmp_path, three_classes)
     (path / "log.jsonl").unlink()
     found, _ = report(path)
     assert found.ids == ["run"] and "nothing to show but its config" in found.text
+
+
+def test_a_failed_run_says_why(tmp_path, three_classes):
+    path = write_run(tmp_path / "run", *three_classes, logged=2)
+    noted = dict(status="failed", error="train.py: the loss is <nan>", command=["python"])
+    (path / "job.json").write_text(json.dumps(noted))
+    found, _ = report(path)
+    assert "run has failed: train.py: the loss is <nan>" in found.text
+    assert "failed, step 2 of 20" in found.text
+
+
+def test_damaged_files_are_named(tmp_path, finished):
+    path = tmp_path / "run"
+    shutil.copytree(finished, path)
+    (path / "finished.json").write_text('{"split": "val"}')
+    (path / "metrics.json").write_text("[3]")
+    found, _ = report(path)
+    assert "run: left out, since damaged: finished.json, metrics.json." in found.text
 
 
 def test_a_run_without_detections(tmp_path, three_classes):
@@ -188,6 +215,29 @@ def test_an_evaluation_alone(tmp_path, finished):
     found, _ = report(tmp_path)
     assert found.ids == ["ap", "classes", "run"]
     assert "the config of the run is not in this folder" in found.text
+
+
+def test_an_evaluation_that_says_what_it_is_of_has_its_pictures(tmp_path, finished):
+    for name in ("results.json", "metrics.json"):
+        shutil.copy(finished / name, tmp_path / name)
+    config, categories = workdir.load_run(finished)
+    workdir.save_evaluation(tmp_path, config, categories, run="runs/of this", step=20)
+    found, _ = report(tmp_path)
+    assert found.ids == ["ap", "pr", "classes", "found", "images", "run"]
+    assert "evaluation of step 20" in found.text and "evaluated run runs/of this" in found.text
+
+
+def test_an_evaluation_with_other_settings_tells_them(tmp_path, three_classes, finished):
+    path = write_run(tmp_path / "run", *three_classes)
+    out = path / "eval" / "val-20"
+    out.mkdir(parents=True)
+    for name in ("results.json", "metrics.json"):
+        shutil.copy(finished / name, out / name)
+    config, categories = workdir.load_run(path)
+    config.eval.max_detections = 50
+    workdir.save_evaluation(out, config, categories, run=path, step=20)
+    found, _ = report(path)
+    assert "evaluated with eval.max_detections=50 (the run: 100)" in found.text
 
 
 def test_the_score_may_be_given(finished):
