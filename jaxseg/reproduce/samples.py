@@ -48,14 +48,14 @@ def collect(
     # With eval.max_images only the first ones were evaluated.
     evaluated = [run.final["images"] for run in same.values() if run.final.get("images")]
     ids = pictures.choose(source, count, min(evaluated, default=None))
-    found, scores = {}, {}
+    wanted, found, scores = set(ids), {}, {}
     for name, run in same.items():
         results = folders.read(run.folder).results
         if results is None:
             notes.append(f"The detections of {labels[name]} are not there any more.")
             continue
         scores[labels[name]] = score_for(results, run.final.get("objects"))
-        found[labels[name]] = [r for r in results if r["image_id"] in set(ids)]
+        found[labels[name]] = [r for r in results if r["image_id"] in wanted]
     sheet = pictures.sheet(source, ids, found, score=scores, side=SIDE)
     return Samples(sheet, notes if sheet else [*notes, "None of the images could be read."])
 

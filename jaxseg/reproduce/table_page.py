@@ -11,8 +11,8 @@ from typing import Any
 from markupsafe import Markup
 
 from jaxseg import atomic
-from jaxseg.report import charts, page
-from jaxseg.reproduce import cells, forest, reading, records, results, samples
+from jaxseg.report import page
+from jaxseg.reproduce import cells, curves, forest, reading, records, results, samples
 from jaxseg.reproduce.cells import Cell, Grid
 from jaxseg.reproduce.records import Run
 
@@ -65,7 +65,7 @@ def render(folder: pathlib.Path, table: Any, runs: Mapping[str, Sequence[Run]]) 
         differences=grids(cells.differences(found, key) for key in main),
         further=grids(cells.differences(found, key) for key in further),
         reading=reading.paragraphs(found),
-        curves=curves(runs, labels),
+        curves=curves.collect(runs, labels),
         costs=typeset(cells.costs(found, times)),
         samples=samples.collect(table, runs, labels),
         changes=grids(cells.changes(row) for row in found["rows"]),
@@ -116,38 +116,6 @@ def typeset(grid: Grid | None) -> dict[str, Any] | None:
 def grids(found: Iterable[Grid | None]) -> list[dict[str, Any]]:
     """Those that there are, typeset."""
     return [typeset(grid) for grid in found if grid is not None]
-
-
-def curves(runs: Mapping[str, Sequence[Run]], labels: Mapping[str, str]) -> list[Markup]:
-    """Charts of the loss and of the AP in validation, of every run with a log."""
-    logs = {labels[name]: [run.log for run in group] for name, group in runs.items()}
-    kinds = dict.fromkeys(
-        key
-        for group in logs.values()
-        for log in group
-        for line in log
-        for key in line
-        if line["split"] == "val" and key.endswith("/AP")
-    )
-    wanted = [("Training loss", "train", "loss", "loss", 1)]
-    # The masks first: they are what this is about.
-    wanted += [
-        (f"{cells.column_name(key)} in validation", "val", key, "percent", 100)
-        for key in sorted(kinds, key=lambda key: not key.startswith("mask"))
-    ]
-    drawn = []
-    for title, split, key, ylabel, factor in wanted:
-        series = {
-            label: [line for log in group if (line := _points(log, split, key, factor))[0]]
-            for label, group in logs.items()
-        }
-        series = {label: found for label, found in series.items() if found}
-        if series:
-            chart = charts.lines(
-                series, title=title, xlabel="step", ylabel=ylabel, order=list(labels.values())
-            )
-            drawn.append(chart)
-    return drawn
 
 
 def about_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -201,13 +169,6 @@ def _facts(
     facts += [("overrides", ", ".join(words))] if words else []
     facts += [("published in", row["source"])] if row["source"] else []
     return facts
-
-
-def _points(
-    log: Sequence[Mapping[str, Any]], split: str, key: str, factor: float
-) -> tuple[list[float], list[float]]:
-    points = [(x["step"], factor * x[key]) for x in log if x["split"] == split and key in x]
-    return [x for x, _ in points], [y for _, y in points]
 
 
 def _shown(cell: Cell, number: bool) -> str | Markup:
