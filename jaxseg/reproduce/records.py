@@ -27,6 +27,7 @@ class Run:
     Attributes:
       status: that of job.json (running, finished, failed, skipped); without one, "finished", "unfinished" or
         "not started".
+      settings: what run.json holds, or evaluation.json.
       metrics: of a finished run; "mask/AP" -> fraction, None where it is not defined (no large objects, say).
       log: the lines of log.jsonl.
     """
@@ -38,7 +39,7 @@ class Run:
     error: str = ""
     command: tuple[str, ...] = ()
     job: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # run.json, evaluation.json
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     final: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metrics: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
 
