@@ -28,7 +28,9 @@ def document(found: Mapping[str, Any], times: Mapping[str, Any]) -> str:
             parts += [f"### {escape(grid.title)}", table(grid)]
     for grid in (cells.costs(found, times), cells.unfinished(found)):
         parts += _section(grid) if grid is not None else []
-    parts += ["## How to read the numbers", *map(escape, reading.paragraphs(found))]
+    told = reading.paragraphs(found)
+    if told:
+        parts += ["## How to read the numbers", *map(escape, told)]
     commands = [run["command"] for row in found["rows"] for run in row["runs"] if run["command"]]
     if commands:
         lines = "\n".join(line(command) for command in commands)

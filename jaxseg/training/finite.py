@@ -59,6 +59,7 @@ def _message(step, image_ids, scalars, optim, saved) -> str:
     losses = ", ".join(f"{name} {value:.4g}" for name, value in scalars.items() if name != "lr")
     newest = f"the newest checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
     warmup = max(1000, 2 * optim.warmup_steps)
+    clip = min(10.0, optim.clip_norm / 4 or 10.0)
     return (
         f"The loss or its gradient is not finite at step {step} ({losses}).\n"
         f"Image ids of its batch: {', '.join(map(str, image_ids.tolist()))}. "
@@ -67,7 +68,7 @@ def _message(step, image_ids, scalars, optim, saved) -> str:
         "something first:\n"
         f"  --config.optim.lr={optim.lr / 4:g}  a lower learning rate (now {optim.lr:g})\n"
         f"  --config.optim.warmup_steps={warmup}  a longer warm-up (now {optim.warmup_steps})\n"
-        f"  --config.optim.clip_norm=10  clipped gradients (now {optim.clip_norm or 'none'})\n"
+        f"  --config.optim.clip_norm={clip:g}  clipped gradients (now {optim.clip_norm or 'none'})\n"
         "  --config.model.dtype=float32  if it is bfloat16\n"
         "and look at these images: python -m jaxseg.data.browse --config=..."
     )
