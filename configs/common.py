@@ -26,6 +26,15 @@ def parse_arg(arg: str | None, **spec) -> ConfigDict:
     return ConfigDict(values)
 
 
+def take_args(arg: str | None, **spec) -> tuple[ConfigDict, str]:
+    """Parses those parts of `arg` that `spec` knows, and returns the others as they are, for another `parse_arg`."""
+    words = {v: k for k, values in spec.items() if isinstance(values, tuple) for v in values}
+    tokens = list(filter(None, (arg or "").split(",")))
+    own = [t for t in tokens if t.partition("=")[0] in spec or t in words]
+    rest = ",".join(t for t in tokens if t not in own)
+    return parse_arg(",".join(own), **spec), rest
+
+
 def _bare(token: str, spec: dict) -> tuple[str, object]:
     if isinstance(spec.get(token), bool):
         return token, "True"
@@ -159,7 +168,7 @@ def model() -> ConfigDict:
     config.mask_head.norm = "none"
     config.mask_head.soft_targets = False  # learn the share of a cell that is covered, not 0 or 1
     config.mask_head.class_agnostic = False
-    config.topology = ConfigDict({"name": "single"})
+    config.refine = refine()
     config.criterion = criterion()
     config.test = ConfigDict()
     config.test.score = 0.05
@@ -167,8 +176,32 @@ def model() -> ConfigDict:
     config.test.max_detections = 100
     config.test.candidates = 2000  # (box, class) pairs an image that enter the suppression
     config.test.min_size = 0.0  # detections with a side not longer than this are dropped
+    config.test.score_alpha = 1.0  # of mr_rcnn: the weight of the refined scores
+    config.test.refine_topk = 1000  # of mr_rcnn: so many proposals an image are refined
     config.test.mask_threshold = 0.5
     config.test.paste = "continuous"  # or torchvision: boxes are cut to whole pixels
+    return config
+
+
+def refine() -> ConfigDict:
+    """What `method="mr_rcnn"` adds (MR R-CNN, Ding et al. 2019); the other methods do not use it."""
+    config = ConfigDict()
+    config.align = "shape"  # pools by the mask; "roi": plain RoIAlign, as the paper's ablation
+    config.guidance = (
+        "mul"  # features x mask | one_plus: x (1 + mean of the mask in the bin) | normalised
+    )
+    config.cls = True  # classify again; False: the first scores stay
+    config.reg = True  # refine boxes again; False: detections keep the first box of their RoI
+    config.iou = 0.5  # with an object, from which a RoI on its first box is foreground
+    config.relabel = True  # False: it keeps the label of its proposal
+    config.pseudo_labels = (
+        True  # background is guided by the mask of its likeliest class; False: left out
+    )
+    config.mask_grad = True  # the gradient of the refined scores and boxes reaches the guiding mask
+    config.info_flow = (
+        "B"  # mask features from the first box | Br: computed again on the refined one | none
+    )
+    config.flow_relu = True  # after their 1x1 convolution
     return config
 
 

@@ -9,10 +9,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.methods import mask_rcnn, settings
+from jaxseg.methods import mask_rcnn, mr_rcnn, settings
 from jaxseg.structures import Batch
 
-BUILDERS: dict[str, Callable[..., nn.Module]] = {"mask_rcnn": mask_rcnn.build}
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "mask_rcnn": mask_rcnn.build,
+    "mr_rcnn": mr_rcnn.build,
+}
 
 
 def build(config) -> nn.Module:
@@ -41,10 +44,15 @@ def count_parameters(config) -> int:
 
 def class_layers(config) -> tuple[str, ...]:
     """Patterns (see `jaxseg.paths`) of the parameters whose shape depends on the number of classes."""
-    boxes = (
-        "roi_heads/box_head/classes"
-        if config.model.box_head.class_agnostic
-        else ("roi_heads/box_head/(classes|deltas)")
-    )
-    masks = () if config.model.mask_head.class_agnostic else ("roi_heads/mask_head/predictor",)
-    return (boxes, *masks)
+    predictors = "classes" if config.model.box_head.class_agnostic else "(classes|deltas)"
+    boxes = f"roi_heads/(refine_)?box_head/{predictors}"
+    masks = "roi_heads/(refine_)?mask_head/predictor"
+    return (boxes,) if config.model.mask_head.class_agnostic else (boxes, masks)
+
+
+def copies(config) -> dict[str, str]:
+    """Modules that start as copies of others where the weights that a model starts from lack them: module -> other.
+
+    An empty string instead of the other: such a module starts from its initialiser.
+    """
+    return mr_rcnn.COPIES if config.method == "mr_rcnn" else {}

@@ -19,7 +19,10 @@ from jaxseg.structures import Pyramid, RoIs
 class FCBoxHead(nn.Module):
     """`convs` 3x3 convolutions with `norm`, then `fcs` fully connected layers, each followed by ReLU.
 
-    Attributes: `num_logits` is the criterion's; `num_boxes` is K, or 1 if class-agnostic; `pool` is RoIAlign.
+    Attributes:
+      num_logits: the criterion's; 0: without a classifier.
+      num_boxes: K, or 1 if class-agnostic; 0: without a box regressor.
+      pool: RoIAlign on a pyramid.
     """
 
     num_logits: int
@@ -35,10 +38,18 @@ class FCBoxHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, pyramid: Pyramid, rois: RoIs, *, train: bool
+        self,
+        pyramid: Pyramid,
+        rois: RoIs,
+        *,
+        pool: Callable[..., Array] | None = None,
+        train: bool,
     ) -> tuple[Float[Array, "B R L"], Float[Array, "B R G 4"]]:
-        """Class logits and deltas for each RoI, float32; G is `num_boxes`."""
-        x = self.pool(pyramid, rois.boxes, self.pool_size)
+        """Class logits and deltas for each RoI, float32; L is `num_logits`, G `num_boxes`.
+
+        `pool` takes the place of the head's own.
+        """
+        x = (pool or self.pool)(pyramid, rois.boxes, self.pool_size)
         if self.convs:
             flat = x.reshape(-1, *x.shape[2:])
             x = self._convolve(flat, rois.stats, train).reshape(*x.shape[:-1], self.channels)
@@ -49,8 +60,13 @@ class FCBoxHead(nn.Module):
 
         for index in range(self.fcs):
             x = nn.relu(dense(self.fc_dim, layers.xavier, f"fc{index}")(x))
-        logits = dense(self.num_logits, layers.normal(0.01), "classes")(x)
-        deltas = dense(self.num_boxes * 4, layers.normal(0.001), "deltas")(x)
+
+        def predict(size, init, name):
+            # A layer of no outputs would be a parameter without elements, which no checkpoint takes.
+            return dense(size, init, name)(x) if size else jnp.zeros((*x.shape[:2], 0), x.dtype)
+
+        logits = predict(self.num_logits, layers.normal(0.01), "classes")
+        deltas = predict(self.num_boxes * 4, layers.normal(0.001), "deltas")
         deltas = deltas.reshape(*deltas.shape[:2], self.num_boxes, 4)
         return precision.at_least_float32(logits), precision.at_least_float32(deltas)
 

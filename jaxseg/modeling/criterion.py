@@ -93,10 +93,42 @@ class SampledTask:
         draw = jax.vmap(functools.partial(self._sample_image, num_classes))
         return shards.per_shard(draw)(keys, boxes, valid, targets)
 
+    def relabel(
+        self,
+        rois: RoIs,
+        targets: Targets,
+        num_classes: int,
+    ) -> Selection:
+        """The same candidates, which have moved, matched with objects again: nothing is drawn, no slot changes places.
+
+        RoIs outside of `rois.stats` stay without a label. Positives may lie in any slot.
+        """
+
+        def image(boxes, valid, stats, targets):
+            label, matched = self._match(boxes, stats, targets)
+            return self._selection(
+                num_classes,
+                targets,
+                RoIs(boxes, valid, label != matching.IGNORED),
+                jnp.arange(len(boxes), dtype=jnp.int32),
+                label == matching.POSITIVE,
+                matched,
+            )
+
+        boxes = jax.lax.stop_gradient(rois.boxes)
+        return shards.per_shard(jax.vmap(image))(boxes, rois.valid, rois.stats, targets)
+
     def _sample_image(self, num_classes: int, key, boxes, valid, targets: Targets) -> Selection:
-        iou = boxes_lib.iou(targets.boxes, boxes)
+        label, matched = self._match(boxes, valid, targets)
+        drawn = sampling.sample(key, label, self.samples, self.positive_fraction)
+        rois = RoIs(boxes[drawn.index], drawn.valid, drawn.valid)
+        matched = matched[drawn.index]
+        return self._selection(num_classes, targets, rois, drawn.index, drawn.positive, matched)
+
+    def _match(self, boxes, valid, targets: Targets) -> tuple[Array, Array]:
+        """The label (see `matching`) of each candidate of an image, and its object."""
         match = matching.match(
-            iou,
+            boxes_lib.iou(targets.boxes, boxes),
             targets.valid,
             positive=self.positive_iou,
             negative=self.negative_iou,
@@ -107,18 +139,13 @@ class SampledTask:
         label = matching.ignore_crowds(
             match.label, boxes, targets.crowd_boxes, targets.crowd_valid, self.crowd_iof
         )
-        label = jnp.where(valid, label, matching.IGNORED)
-        drawn = sampling.sample(key, label, self.samples, self.positive_fraction)
-        matched = match.index[drawn.index]
-        classes = jnp.where(drawn.positive, targets.classes[matched], num_classes)
-        return Selection(
-            RoIs(boxes[drawn.index], drawn.valid, drawn.valid),
-            drawn.index,
-            jnp.where(drawn.valid, classes, -1),
-            drawn.positive,
-            matched,
-            targets.boxes[matched],
-        )
+        return jnp.where(valid, label, matching.IGNORED), match.index
+
+    @staticmethod
+    def _selection(num_classes: int, targets: Targets, rois: RoIs, index, positive, matched):
+        classes = jnp.where(positive, targets.classes[matched], num_classes)
+        classes = jnp.where(rois.stats, classes, -1)
+        return Selection(rois, index, classes, positive, matched, targets.boxes[matched])
 
     def box_loss(self, deltas: Float[Array, "B S 4"], selection: Selection) -> Float[Array, "B S"]:
         """L1 (or smooth L1) between predicted and wanted deltas, summed over the four; 0 for negatives."""

@@ -81,7 +81,7 @@ class SingleTopology(nn.Module):
         found = select_detections(
             scores, deltas, proposals, pyramid.image_size, self.task.coder, self.test
         )
-        boxes, scores, classes, valid = found
+        boxes, scores, classes, valid, _ = found
         rois = RoIs(boxes, valid, valid)
         outputs = self.mask_head(pyramid, rois, classes, train=False)
         return Detections(boxes, scores, classes, valid, self.mask_head.probabilities(outputs))
@@ -100,8 +100,14 @@ def select_detections(
     image_size: Float[Array, "B 2"],
     coder: Sequence[float],
     test: DetectionSettings,
-) -> tuple[Float[Array, "B D 4"], Float[Array, "B D"], Int[Array, "B D"], Bool[Array, "B D"]]:
-    """Boxes, scores, classes and validity of the best detections of each image, best first.
+) -> tuple[
+    Float[Array, "B D 4"],
+    Float[Array, "B D"],
+    Int[Array, "B D"],
+    Bool[Array, "B D"],
+    Int[Array, "B D"],
+]:
+    """Boxes, scores, classes, validity and RoI of the best detections of each image, best first.
 
     Every (RoI, class) pair above the score threshold is a candidate with its own decoded box; the best
     `test.candidates` of them go through per-class suppression. G is K or 1 (class-agnostic boxes).
@@ -127,7 +133,7 @@ def select_detections(
             max_out=test.max_detections,
             groups=label,
         )
-        return decoded[index], jnp.where(kept, best[index], 0.0), label[index], kept
+        return decoded[index], jnp.where(kept, best[index], 0.0), label[index], kept, roi[index]
 
     per_image = shards.per_shard(jax.vmap(image))
     return per_image(scores, deltas, proposals.boxes, proposals.valid, image_size)

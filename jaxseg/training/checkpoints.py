@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -221,13 +222,15 @@ def init_from(
     batch_stats: Any,
     categories: tuple,
     class_layers: tuple,
+    copies: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Any, Any, list[str]]:
     """Initial values out of another run's newest checkpoint.
 
-    Where the classes differ from that run's, the layers that `class_layers` names keep the values in `params`.
+    Where the classes differ from that run's, the layers that `class_layers` names keep the values in `params`. Modules
+    that only this model has are copies of others as `copies` says, see `methods.copies`.
 
     Returns:
-      (params, batch_stats, paths that kept their initial values).
+      (params, batch_stats, paths of class layers that kept their initial values).
 
     Raises:
       ValueError: the models differ elsewhere; the first differing parameter is named with both shapes.
@@ -240,9 +243,12 @@ def init_from(
         for path in integrity.flat(ours):
             if paths.matches(path.partition("/")[2], class_layers):
                 keep.append(path)
-    drop = set(keep)
+    saved = integrity.flat(variables)
+    sources = {p: paths.copied_from(p, copies) for p in integrity.flat(ours) if p not in saved}
+    saved |= {p: saved[source] for p, source in sources.items() if source in saved}
+    drop = {*keep, *(p for p, source in sources.items() if source == "")}
     wanted = {p: v for p, v in integrity.flat(ours).items() if p not in drop}
-    saved = {p: v for p, v in integrity.flat(variables).items() if p not in drop}
+    saved = {p: v for p, v in saved.items() if p not in drop}
     integrity.compare(saved, wanted, f"checkpoint {step} of config.init_from={str(folder)!r}")
 
     def pick(path, own):

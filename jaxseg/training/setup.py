@@ -195,7 +195,11 @@ def first_state(
         console.print(f"Started from the weights of {config.init_from}:\n{found.report}")
     elif config.init_from:
         params, batch_stats, kept = checkpoints.init_from(
-            config.init_from, *values, source.categories, methods.class_layers(config)
+            config.init_from,
+            *values,
+            source.categories,
+            methods.class_layers(config),
+            methods.copies(config),
         )
         values = jax.device_put((params, batch_stats), sharding.replicated(mesh))
         told = f"; new, because the classes differ: {', '.join(kept)}" if kept else ""

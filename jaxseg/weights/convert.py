@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from jaxseg import methods
+from jaxseg import methods, paths
 from jaxseg.structures import Batch
 from jaxseg.training import freeze
 from jaxseg.training import state as states
@@ -121,7 +121,17 @@ def fill(
         raise ValueError(_complain(layout, faults))
     if channels == "bgr":
         notes = [*notes, "The input channels of the first convolution were turned from BGR to RGB."]
-    report = Report(layout.name, used, ignored, constant, initial, tuple(notes))
+    copied = _copies(values, initial, methods.copies(config))
+    values |= {path: values[source] for path, source in copied.items()}
+    report = Report(
+        layout.name,
+        used,
+        ignored,
+        constant,
+        copied,
+        {path: why for path, why in initial.items() if path not in copied},
+        tuple(notes),
+    )
     rest = _rest(source, found, entries, chosen) if layout.exported else {}
     return Filled(values, report, config, chosen, rest)
 
@@ -153,6 +163,12 @@ def _assign(
         else:
             faults.append(f"{entry.name} is missing; {path} needs it, of shape {wanted}")
     return values, used, constant, faults
+
+
+def _copies(values: Arrays, missing: Sequence[str], copies: Mapping[str, str]) -> dict[str, str]:
+    """The paths of `missing` that are copies of others that there are, and of which."""
+    sources = {path: paths.copied_from(path, copies) for path in missing}
+    return {path: source for path, source in sources.items() if source in values}
 
 
 def count_classes(source: Arrays, layout: Layout) -> int | None:

@@ -17,6 +17,7 @@ class Report:
       used: their name -> our path.
       ignored: their name -> why.
       constant: our path -> the constant it was set to, and why; parts of norms that the file has folded away.
+      copied: our path -> our path that it is a copy of.
       initial: our path -> why it keeps its initial value.
       notes: what the user should know, a sentence each.
     """
@@ -25,6 +26,7 @@ class Report:
     used: Mapping[str, str]
     ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
     constant: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    copied: Mapping[str, str] = dataclasses.field(default_factory=dict)
     initial: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -33,11 +35,14 @@ class Report:
             f"layout   {self.layout}",
             f"used     {len(self.used)} of the file's {len(self.used) + len(self.ignored)} arrays",
         ]
-        others = [*self.used.values(), *self.constant]
+        others = [*self.used.values(), *self.constant, *self.copied]
         for why, names in _by_reason(self.ignored).items():
             lines.append(f"ignored  {len(names)}: {why} ({_few(names)})")
         for why, paths in _by_reason(self.constant).items():
             lines.append(f"constant {len(paths)}: {why} ({_few(paths)})")
+        if self.copied:
+            names = _few(modules(self.copied, [*self.used.values(), *self.initial]))
+            lines.append(f"copied   {len(self.copied)}: from what they refine ({names})")
         for why, paths in _by_reason(self.initial).items():
             lines.append(f"initial  {len(paths)}: {why} ({_few(modules(paths, others))})")
         lines += [f"note     {note}" for note in self.notes]

@@ -1,0 +1,339 @@
+"""Mask Refining R-CNN (Ding, Qiao, Shen, Yuille 2019, arXiv 1911.11263v1): masks that guide boxes, and boxes masks.
+
+A trained Mask R-CNN gives every RoI a box B, class logits S^b and a mask P on B. The refining module looks again:
+
+  P, B          -> Shape-aware RoIAlign -> refine_box_head  -> S^r and B^r
+  F^- (on B)    -> + RoIAlign on B^r    -> refine_mask_head -> P^r
+
+What is found has the logits (S^b + alpha S^r) / (1 + alpha), the box B^r and the mask P^r. Everything but the RoI heads
+is `mask_rcnn`, with whatever mask head and criterion the config asks for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxseg.methods import mask_rcnn
+from jaxseg.modeling import layers
+from jaxseg.modeling.criterion import SampledSoftmax, Selection, Terms
+from jaxseg.modeling.mask_head import MaskTargets
+from jaxseg.modeling.roi_heads import DetectionSettings, select_detections, weighted_mean
+from jaxseg.ops import boxes as boxes_lib
+from jaxseg.ops import shards
+from jaxseg.ops.roi_align import shape_aware_roi_align
+from jaxseg.structures import Detections, MaskOutputs, Pyramid, RoIs, Targets
+
+GUIDANCE = ("mul", "one_plus", "normalised")
+INFO_FLOW = ("B", "Br", "none")
+PREFIX = "refine_"  # of the module's parameters and losses
+COPIES = {  # how the parameters that a trained Mask R-CNN lacks start; see `methods.copies`
+    "roi_heads/refine_box_head": "roi_heads/box_head",
+    "roi_heads/refine_mask_head": "roi_heads/mask_head",
+    "roi_heads/flow": "",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Switches:
+    """The paper's ablations and what it leaves open; see `model.refine` in configs/common."""
+
+    cls: bool
+    reg: bool
+    score_alpha: float
+    topk: int
+    relabel: bool
+    pseudo_labels: bool
+    mask_grad: bool
+    info_flow: str
+
+
+class RefiningTopology(nn.Module):
+    """The heads of a Mask R-CNN and those that refine what they find.
+
+    Attributes:
+      box_head, mask_head: the trained Mask R-CNN's.
+      refine_box_head, refine_mask_head: of the same kind, with parameters of their own.
+      flow: turns a mask head's features into F^- (eq. 6); None without information flow.
+      guided_pool: (pyramid, boxes, P, size) -> features for the refining box head.
+      task, refine_task: the criterion's task for RoIs, and the same with the refining stage's IoU threshold.
+      test: the test settings.
+    """
+
+    box_head: nn.Module
+    mask_head: nn.Module
+    refine_box_head: nn.Module
+    refine_mask_head: nn.Module
+    flow: nn.Module | None
+    guided_pool: Callable[..., Array]
+    task: SampledSoftmax
+    refine_task: SampledSoftmax
+    num_classes: int
+    test: DetectionSettings
+    switches: Switches
+
+    def losses(
+        self,
+        pyramid: Pyramid,
+        proposals: RoIs,
+        targets: Targets,
+        key: Key[Array, ""],
+        *,
+        train: bool,
+    ) -> tuple[Sequence[Terms], Mapping[str, Float[Array, ""]]]:
+        """The terms of both box heads, and the losses of both mask heads."""
+        selection = self.task.select(key, proposals, targets, self.num_classes)
+        logits, deltas = self.box_head(pyramid, selection.rois, train=train)
+        terms = self.task.loss(logits, deltas, selection)
+
+        # Background has no mask: its RoIs are guided by that of the class they look most like (pseudo labels).
+        classes = jnp.where(selection.positive, selection.classes, self._foreground(logits))
+        boxes = self._decode(deltas, classes, selection.rois.boxes, pyramid)
+        rois = RoIs(boxes, selection.rois.valid, selection.positive)
+        outputs = self.mask_head(pyramid, rois, classes, train=train)
+        mask_losses = self._first_mask_losses(outputs, selection, boxes, terms, targets)
+
+        again = self._relabel(selection, boxes, targets)
+        refined_logits, refined_deltas = self._refine(pyramid, again.rois, outputs, train)
+        refined = self._refined_terms(logits, refined_logits, refined_deltas, again)
+        mask_losses |= self._refined_mask_losses(
+            pyramid, again, outputs, refined_deltas, refined, targets, train
+        )
+        return (terms, refined), mask_losses
+
+    def detect(self, pyramid: Pyramid, proposals: RoIs) -> Detections:
+        """The box heads' fused scores on the refined boxes, suppression, and the refined masks of what is left."""
+        logits, deltas = self.box_head(pyramid, proposals, train=False)
+        scores = self.task.scores(logits)
+        proposals, logits, deltas = _best(self.switches.topk, scores, (proposals, logits, deltas))
+        classes = self._foreground(logits)
+        boxes = self._decode(deltas, classes, proposals.boxes, pyramid)
+        rois = RoIs(boxes, proposals.valid, proposals.valid)
+        outputs = self.mask_head(pyramid, rois, classes, train=False)
+
+        refined_logits, refined_deltas = self._refine(pyramid, rois, outputs, False)
+        scores = self.task.scores(self._fuse(logits, refined_logits))
+        boxes, scores, classes, valid, source = select_detections(
+            scores, refined_deltas, rois, pyramid.image_size, self.task.coder, self.test
+        )
+        rois = RoIs(boxes, valid, valid)
+        context = self._context(pyramid, rois, classes, outputs, source, False)
+        outputs = self.refine_mask_head(pyramid, rois, classes, context=context, train=False)
+        masks = self.refine_mask_head.probabilities(outputs)
+        return Detections(boxes, scores, classes, valid, masks)
+
+    def _foreground(self, logits: Float[Array, "B R L"]) -> Int[Array, "B R"]:
+        """The likeliest class that is not background."""
+        return logits[..., : self.num_classes].argmax(-1).astype(jnp.int32)
+
+    def _decode(self, deltas, classes, boxes, pyramid: Pyramid) -> Float[Array, "B R 4"]:
+        """The boxes that `deltas` give for `classes`, inside the image. No gradient, as in cascades."""
+        own = _of_class(deltas, classes)
+        lower = self.test.two_sided_clamp
+        decoded = boxes_lib.decode(own, boxes, self.task.coder, clip_lower=lower)
+        return jax.lax.stop_gradient(boxes_lib.clip(decoded, pyramid.image_size))
+
+    def _fuse(self, logits: Array, refined: Array) -> Array:
+        """S = (S^b + alpha S^r) / (1 + alpha), on logits."""
+        if not self.switches.cls:
+            return logits
+        alpha = self.switches.score_alpha
+        return (logits + alpha * refined) / (1.0 + alpha)
+
+    def _refine(self, pyramid, rois: RoIs, outputs: MaskOutputs, train: bool):
+        """S^r, and the deltas from B to B^r: all zero, of one group, if boxes are not refined."""
+        guide = self.mask_head.probabilities(outputs)
+        if not self.switches.mask_grad:
+            guide = jax.lax.stop_gradient(guide)
+
+        def pool(pyramid, boxes, size):
+            return self.guided_pool(pyramid, boxes, guide, size)
+
+        logits, deltas = self.refine_box_head(pyramid, rois, pool=pool, train=train)
+        if not self.switches.reg:
+            deltas = jnp.zeros((*deltas.shape[:2], 1, 4), deltas.dtype)
+        return logits, deltas
+
+    def _relabel(self, selection: Selection, boxes: Array, targets: Targets) -> Selection:
+        """The sampled RoIs, now on B, as the refining stage learns from them."""
+        counted = selection.rois.stats
+        if not self.switches.pseudo_labels:
+            counted = (
+                counted & selection.positive
+            )  # without a label of their own they have no guide
+        rois = RoIs(boxes, selection.rois.valid, counted)
+        if self.switches.relabel:
+            return self.refine_task.relabel(rois, targets, self.num_classes)
+        classes = jnp.where(counted, selection.classes, -1)
+        return selection.replace(rois=rois, classes=classes)
+
+    def _refined_terms(self, logits, refined_logits, refined_deltas, again: Selection) -> Terms:
+        """The task's loss of the parts that there are."""
+        if not self.switches.cls:
+            refined_logits = jax.lax.stop_gradient(logits)
+        terms = self.refine_task.loss(refined_logits, refined_deltas, again)
+        absent = {"classification": self.switches.cls, "box": self.switches.reg}
+        losses = {k: v for k, v in terms.losses.items() if absent.get(k, True)}
+        return terms.replace(losses=_prefixed(losses), log=_prefixed(terms.log))
+
+    def _first_mask_losses(self, outputs, selection: Selection, boxes, terms: Terms, targets):
+        """The vanilla mask head's, on B. All positives lie in the first slots."""
+        first = jax.tree.map(
+            lambda x: x[:, : self.task.max_positives],
+            (outputs, selection.matched, boxes, terms.mask_weights),
+        )
+        outputs, matched, boxes, weights = first
+        losses = self.mask_head.losses(outputs, MaskTargets(targets, matched, boxes))
+        return {name: weighted_mean(loss, weights) for name, loss in losses.items()}
+
+    def _refined_mask_losses(
+        self, pyramid, again: Selection, outputs, deltas, terms: Terms, targets, train: bool
+    ):
+        """The refining mask head's, on B^r of the foreground: of at most as many RoIs an image as were sampled."""
+        slots = _first(again.positive, self.task.max_positives)
+        picked, deltas, weights = _take((again, deltas, terms.mask_weights), slots)
+        boxes = self._decode(deltas, picked.classes, picked.rois.boxes, pyramid)
+        rois = RoIs(boxes, picked.rois.valid & picked.positive, picked.positive)
+        context = self._context(pyramid, rois, picked.classes, outputs, slots, train)
+        refined = self.refine_mask_head(pyramid, rois, picked.classes, context=context, train=train)
+        wanted = MaskTargets(targets, picked.matched, boxes)
+        losses = self.refine_mask_head.losses(refined, wanted)
+        return _prefixed({name: weighted_mean(x, weights) for name, x in losses.items()})
+
+    def _context(self, pyramid, rois: RoIs, classes, outputs: MaskOutputs, slots, train: bool):
+        """F^- for the RoIs in `slots` of `outputs` (eq. 6), computed on B as there, or anew on B^r as in HTC."""
+        if self.flow is None:
+            return None
+        if self.switches.info_flow == "Br":
+            outputs = self.mask_head(pyramid, rois, classes, train=train)
+            return self.flow(outputs.features)
+        return self.flow(_take(outputs.features, slots))
+
+
+class Flow(nn.Module):
+    """F^- = Conv1x1 of a mask head's features, then ReLU (which the paper does not state; HTC has it)."""
+
+    channels: int
+    relu: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "B R h w C"]) -> Float[Array, "B R h w D"]:
+        x = layers.conv(self.channels, 1, dtype=self.dtype, name="conv")(features)
+        return nn.relu(x) if self.relu else x
+
+
+def _unguided(pool, pyramid, boxes, guide, size):
+    return pool(pyramid, boxes, size)
+
+
+def _one_plus(pool, pyramid, boxes, guide, size):
+    """Features times (1 + mean of P in the bin), after pooling: the later Deeply Shape-guided Cascade's form."""
+    return pool(pyramid, boxes, size) * (1.0 + _bins(guide, size))[..., None]
+
+
+def _bins(guide: Float[Array, "B R h w"], size: int) -> Float[Array, "B R S S"]:
+    *lead, height, width = guide.shape
+    if height % size or width % size:
+        raise ValueError(
+            f"config.model.refine.guidance='one_plus' takes the mean of the mask in each bin: {size} x {size} bins "
+            f"(model.box_head.pool) must divide the {height} x {width} mask."
+        )
+    return guide.reshape(*lead, size, height // size, size, width // size).mean((-3, -1))
+
+
+def _normalised(pool, pyramid, boxes, guide, size):
+    """The mean of the features in each bin, weighted by P."""
+    ones = pyramid.replace(levels=tuple(jnp.ones_like(x[..., :1]) for x in pyramid.levels))
+    # One channel is less than the kernels take.
+    weight = functools.partial(pool, implementation="xla")(ones, boxes, guide, size)
+    return pool(pyramid, boxes, guide, size) / jnp.maximum(weight, 1e-6)
+
+
+def _of_class(deltas: Float[Array, "B R G 4"], classes: Int[Array, "B R"]) -> Array:
+    group = jnp.clip(classes, 0, deltas.shape[2] - 1)
+    return jnp.take_along_axis(deltas, group[..., None, None], 2)[:, :, 0]
+
+
+def _prefixed(values: Mapping[str, Any]) -> dict[str, Any]:
+    # A log entry `roi_positives` becomes `refine_positives`.
+    return {PREFIX + name.removeprefix("roi_"): value for name, value in values.items()}
+
+
+def _first(wanted: Bool[Array, "B S"], count: int) -> Int[Array, "B P"]:
+    """The slots of the first `count` that are wanted, then of others."""
+    return jnp.argsort(~wanted, axis=1, stable=True)[:, :count].astype(jnp.int32)
+
+
+def _take(tree: Any, slots: Int[Array, "B P"]) -> Any:
+    """The given slots of every (B, S, ...) array."""
+    return jax.tree.map(lambda x: jax.vmap(lambda image, i: image[i])(x, slots), tree)
+
+
+def _best(count: int, scores: Float[Array, "B R K"], tree: Any) -> Any:
+    """What belongs to the `count` RoIs of each image with the highest score of any class."""
+    rois = tree[0]
+    if count >= rois.boxes.shape[1]:
+        return tree
+
+    def image(scores, valid, tree):
+        _, index = jax.lax.top_k(jnp.where(valid, scores.max(-1), -jnp.inf), count)
+        return jax.tree.map(lambda x: x[index], tree)
+
+    return shards.per_shard(jax.vmap(image))(scores, rois.valid, tree)
+
+
+def build(config) -> mask_rcnn.MaskRCNN:
+    """Mask R-CNN of `config` with the refining topology, see `model.refine` in configs/common."""
+    model, refine = config.model, config.model.refine
+    plain = mask_rcnn.build(config)
+    heads = plain.roi_heads
+    box, mask = heads.box_head, heads.mask_head
+    shape_aware = functools.partial(shape_aware_roi_align, **box.pool.keywords)
+    pools = {
+        "mul": shape_aware,
+        "one_plus": functools.partial(_one_plus, box.pool),
+        "normalised": functools.partial(_normalised, shape_aware),
+    }
+    guided = pools[refine.guidance]
+    if refine.align == "roi":
+        guided = functools.partial(_unguided, box.pool)
+    flow = None
+    if refine.info_flow != "none":
+        flow = Flow(model.fpn.channels, refine.flow_relu, plain.dtype)
+    return plain.clone(
+        roi_heads=RefiningTopology(
+            box_head=box,
+            mask_head=mask,
+            refine_box_head=box.clone(
+                num_logits=box.num_logits if refine.cls else 0,
+                num_boxes=box.num_boxes if refine.reg else 0,
+            ),
+            refine_mask_head=mask.clone(),
+            flow=flow,
+            guided_pool=guided,
+            task=heads.task,
+            refine_task=dataclasses.replace(
+                heads.task, positive_iou=refine.iou, negative_iou=refine.iou
+            ),
+            num_classes=heads.num_classes,
+            test=heads.test,
+            switches=Switches(
+                cls=refine.cls,
+                reg=refine.reg,
+                score_alpha=model.test.score_alpha,
+                topk=model.test.refine_topk,
+                relabel=refine.relabel,
+                pseudo_labels=refine.pseudo_labels,
+                mask_grad=refine.mask_grad,
+                info_flow=refine.info_flow,
+            ),
+        )
+    )
