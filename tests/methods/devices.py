@@ -16,6 +16,13 @@ from jaxseg.structures import Pyramid, RoIs
 from tests.methods import tiny
 
 IMAGES = 8
+METHODS = ("mask_rcnn", "mr_rcnn")
+
+
+def config(method: str, dtype: str = "float32"):
+    made = tiny.config(dtype)
+    made.method = method
+    return made
 
 
 def meshes():
@@ -42,9 +49,9 @@ def difference(a, b) -> float:
     return max(jax.tree.leaves(jax.tree.map(worst, a, b)))
 
 
-def heads() -> float:
+def heads(method: str) -> float:
     """Loss and gradients (parameters and features) of the RoI heads in float32."""
-    model = methods.build(tiny.config())
+    model = methods.build(config(method))
     batch = tiny.batch(IMAGES)
     params = jax.tree.map(lambda x: x.astype(jnp.float32), tiny.variables(model, batch)["params"])
     rng = np.random.default_rng(0)
@@ -76,10 +83,10 @@ def heads() -> float:
     return difference(*on_each(losses, params, inputs))
 
 
-def step() -> float:
+def step(method: str) -> float:
     """Loss, gradients and batch statistics of the whole model in float64, with synchronised batch norm."""
     jax.config.update("jax_enable_x64", True)
-    model = methods.build(tiny.config("float64"))
+    model = methods.build(config(method, "float64"))
     batch = tiny.batch(IMAGES)
     variables = jax.tree.map(lambda x: x.astype(jnp.float64), tiny.variables(model, batch))
     loss = tiny.loss_function(model)
@@ -95,4 +102,5 @@ def step() -> float:
 
 if __name__ == "__main__":
     assert jax.device_count() == 8, jax.devices()
-    print(json.dumps({"heads": heads(), "step": step()}))
+    found = {f"{method} heads": heads(method) for method in METHODS}
+    print(json.dumps(found | {f"{method} step": step(method) for method in METHODS}))

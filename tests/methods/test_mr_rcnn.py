@@ -1,0 +1,302 @@
+"""Mask Refining R-CNN: sizes, the paper's rows, what guides what, and where gradients go.
+
+Most of it runs the RoI heads alone, on a fixed pyramid and fixed proposals.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import mr_rcnn as mr_rcnn_config
+from jaxseg import methods
+from jaxseg.modeling.mask_head import FCNMaskHead
+from jaxseg.structures import Pyramid, RoIs
+from tests.methods import tiny
+
+# Every switch is a compilation of its own; what runs once need not run fast.
+quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+STRIDES = (4, 8, 16, 32)
+IMAGES, PROPOSALS = 2, 12
+
+
+def config(**refine):
+    made = tiny.config()
+    made.method = "mr_rcnn"
+    made.model.criterion.roi.samples = 16
+    for key, value in refine.items():
+        group = made.model.test if key in ("score_alpha", "refine_topk") else made.model.refine
+        group[key] = value
+    return made
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    pyramid: Pyramid
+    proposals: RoIs
+    targets: object
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    rng = np.random.default_rng(0)
+    levels = tuple(
+        jnp.asarray(rng.normal(size=(IMAGES, 64 // s, 64 // s, 16)), jnp.float32) for s in STRIDES
+    )
+    corner = rng.uniform(0, 40, (IMAGES, PROPOSALS, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(6, 24, corner.shape)], -1)
+    valid = np.ones((IMAGES, PROPOSALS), bool)
+    valid[:, -2:] = False
+    targets = jax.tree.map(jnp.asarray, tiny.batch(IMAGES).targets)
+    size = jnp.full((IMAGES, 2), 64.0)
+    rois = RoIs(jnp.asarray(boxes, jnp.float32), jnp.asarray(valid), jnp.asarray(valid))
+    return Inputs(Pyramid(levels, size, STRIDES), rois, targets)
+
+
+def heads(made=None, **changes):
+    return methods.build(made or config()).roi_heads.clone(**changes)
+
+
+@pytest.fixture(scope="module")
+def variables(inputs):
+    """Of the full model: He's initialisation, in NumPy, with predictors and biases that matter."""
+    module, key = heads(), jax.random.key(0)
+    arguments = (inputs.pyramid, inputs.proposals, inputs.targets)
+    init = functools.partial(module.init, train=True, method="losses")
+    shapes = jax.eval_shape(init, key, *arguments, key)
+    rng = np.random.default_rng(0)
+
+    def draw(leaf):
+        fan_in = np.prod(leaf.shape[:-1], initial=1)
+        return jnp.asarray(rng.normal(0, np.sqrt(2 / max(fan_in, 100)), leaf.shape), leaf.dtype)
+
+    return jax.tree.map(draw, shapes)
+
+
+def losses(module, variables, inputs):
+    """(every loss by name, gradients of the refining losses alone by parameter)."""
+
+    def run(variables, inputs):
+        terms, masks = module.apply(
+            variables, *inputs, jax.random.key(1), train=True, method="losses"
+        )
+        found = dict(masks)
+        for term in terms:
+            found |= term.losses
+        refining = sum(v for k, v in found.items() if k.startswith("refine_"))
+        return refining, found
+
+    arguments = (inputs.pyramid, inputs.proposals, inputs.targets)
+    (_, found), gradients = quick(jax.value_and_grad(run, has_aux=True))(variables, arguments)
+    return jax.device_get((found, gradients["params"]))
+
+
+def detections(module, variables, inputs):
+    run = quick(lambda v, p, r: module.apply(v, p, r, method="detect"))
+    return jax.device_get(run(variables, inputs.pyramid, inputs.proposals))
+
+
+@pytest.fixture(scope="module")
+def full(inputs, variables):
+    return losses(heads(), variables, inputs)
+
+
+@pytest.mark.parametrize(
+    ("arg", "parameters"),
+    [
+        ("r50", 61_358_993),
+        ("r101", 80_298_897),
+        ("x101", 124_443_537),
+        ("table3.rm", 61_358_993),
+        ("table3.base", 44_343_216),
+        ("table4.cls", 44_343_216 + 2_709_072 + 13_978_705),
+        ("table4.reg", 44_343_216 + 2_709_072 + 14_223_680),
+    ],
+)
+def test_parameters(arg, parameters):
+    """The papers' specification, section 6: the refining box head 14,306,705, the mask head 2,709,072 with its 1x1."""
+    assert methods.count_parameters(mr_rcnn_config.get_config(arg)) == parameters
+
+
+@pytest.mark.parametrize("row", mr_rcnn_config.ROWS)
+def test_every_row_is_a_model(row):
+    for data in ("coco", "root=DIR", "runlocal", "detectron2"):
+        made = mr_rcnn_config.get_config(f"r101_dcn,{row},{data}")
+        made.model.num_classes = 3
+        model = methods.build(made)
+        assert (made.method == "mr_rcnn") == (not row.endswith("base"))
+        assert model.backbone.deform == ("none" if data == "runlocal" else "v1")
+
+
+def test_every_loss_is_there(full):
+    found, _ = full
+    names = {"classification", "box", "mask"}
+    assert set(found) == names | {f"refine_{name}" for name in names}
+    assert all(np.isfinite(v) and v > 0 for v in found.values())
+
+
+class Ones(FCNMaskHead):
+    def probabilities(self, outputs):
+        return jnp.ones_like(outputs.logits)
+
+
+def test_a_mask_of_ones_guides_nothing(inputs, variables):
+    """Shape-aware RoIAlign with P = 1 is RoIAlign, bit for bit."""
+
+    def with_ones(**refine):
+        module = heads(config(**refine))
+        own = {f.name: getattr(module.mask_head, f.name) for f in dataclasses.fields(FCNMaskHead)}
+        own.pop("name"), own.pop("parent")
+        return losses(module.clone(mask_head=Ones(**own)), variables, inputs)[0]
+
+    shape, plain = with_ones(), with_ones(align="roi")
+    assert {k: float(v) for k, v in shape.items()} == {k: float(v) for k, v in plain.items()}
+
+
+def norm(gradients, part) -> float:
+    return sum(float(np.abs(x).sum()) for x in jax.tree.leaves(gradients[part]))
+
+
+def test_gradients_reach_the_mask_and_never_the_first_boxes(full, inputs, variables):
+    """The refining losses move the vanilla mask head, through P and F^-, but not the box head: B has no gradient."""
+    _, gradients = full
+    assert norm(gradients, "box_head") == 0.0
+    for part in ("mask_head", "refine_box_head", "refine_mask_head", "flow"):
+        assert norm(gradients, part) > 0.0
+    # The predictor of masks makes P but not F^-.
+    assert norm(gradients["mask_head"], "predictor") > 0.0
+    _, without = losses(heads(config(mask_grad=False)), variables, inputs)
+    assert norm(without["mask_head"], "predictor") == 0.0 < norm(without["mask_head"], "conv0")
+
+
+def test_background_is_guided_by_pseudo_labels(inputs, variables):
+    """Without any object all RoIs are background: they train the refining classifier, through masks of their own."""
+    none = dataclasses.replace(
+        inputs, targets=inputs.targets.replace(valid=jnp.zeros_like(inputs.targets.valid))
+    )
+    found, gradients = losses(heads(), variables, none)
+    assert found["refine_classification"] > 0 and found["refine_box"] == found["refine_mask"] == 0
+    assert norm(gradients["mask_head"], "predictor") > 0
+    left_out, gradients = losses(heads(config(pseudo_labels=False)), variables, none)
+    assert left_out["refine_classification"] == 0 and norm(gradients, "refine_box_head") == 0
+
+
+def test_rows_train_what_they_say(full, inputs, variables):
+    everything, _ = full
+    for switch, absent, layer in (("cls", "classification", "classes"), ("reg", "box", "deltas")):
+        own = jax.tree.map(lambda x: x, variables)
+        del own["params"]["refine_box_head"][layer]
+        found, gradients = losses(heads(config(**{switch: False})), own, inputs)
+        assert set(everything) - set(found) == {f"refine_{absent}"}
+        assert layer not in gradients["refine_box_head"]
+        other = "box" if switch == "cls" else "classification"
+        assert found[f"refine_{other}"] == pytest.approx(everything[f"refine_{other}"], rel=1e-5)
+
+
+def test_alpha_weighs_the_two_scores(inputs, variables):
+    """alpha = 0 are the first scores; a very large one the refined; between, the average of the logits."""
+    without = jax.tree.map(lambda x: x, variables)
+    del without["params"]["refine_box_head"]["classes"]
+    first = detections(heads(config(cls=False)), without, inputs)
+    zero = detections(heads(config(score_alpha=0.0)), variables, inputs)
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(zero), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+    def fused(alpha):
+        module = heads(config(score_alpha=alpha))
+        return module.apply({}, jnp.array([1.0, -2.0]), jnp.array([3.0, 4.0]), method="_fuse")
+
+    np.testing.assert_allclose(fused(1e9), [3.0, 4.0], rtol=1e-6)
+    np.testing.assert_allclose(fused(0.5), [5 / 3, 0.0], atol=1e-6)
+
+
+def test_boxes_that_are_not_refined_are_those_of_their_roi(inputs, variables):
+    """CLS only: whatever the class, a detection has the first box of its RoI, that of its likeliest class."""
+    module = heads(config(reg=False))
+    own = jax.tree.map(lambda x: x, variables)
+    del own["params"]["refine_box_head"]["deltas"]
+    found = detections(module, own, inputs)
+
+    def first(module, pyramid, proposals):
+        logits, deltas = module.box_head(pyramid, proposals, train=False)
+        return module._decode(deltas, module._foreground(logits), proposals.boxes, pyramid)
+
+    boxes = np.asarray(module.apply(own, inputs.pyramid, inputs.proposals, method=first))
+    for image in range(IMAGES):
+        for box in found.boxes[image][found.valid[image]]:
+            assert np.abs(boxes[image] - box).max(-1).min() < 1e-4
+
+
+def test_what_lies_in_padded_proposals_does_not_matter(full, inputs, variables):
+    junk = inputs.proposals.boxes.at[:, -2:].set(jnp.array([-7.0, 3.0, 1e4, 2e4]))
+    dirty = dataclasses.replace(inputs, proposals=inputs.proposals.replace(boxes=junk))
+    same = losses(heads(), variables, dirty)
+    jax.tree.map(np.testing.assert_array_equal, same, full)
+
+
+def test_only_the_best_proposals_are_refined(inputs, variables):
+    """As many as there are changes nothing; one proposal gives detections of one box."""
+    everything = detections(heads(), variables, inputs)
+    same = detections(heads(config(refine_topk=PROPOSALS - 2)), variables, inputs)
+    np.testing.assert_array_equal(everything.valid, same.valid)
+    np.testing.assert_allclose(everything.boxes, same.boxes, atol=1e-4)
+    np.testing.assert_allclose(everything.masks, same.masks, atol=1e-5)
+    one = detections(heads(config(refine_topk=1)), variables, inputs)
+    assert (one.valid.sum(1) <= tiny.CLASSES).all() and one.valid.any()
+
+
+@pytest.mark.parametrize("guidance", ["one_plus", "normalised"])
+def test_other_forms_of_guidance(inputs, guidance):
+    """A constant mask c: one_plus multiplies by 1 + c, normalised leaves the features alone."""
+    module = heads(config(guidance=guidance))
+    mask = jnp.full((IMAGES, PROPOSALS, 28, 28), 0.25)
+    pooled = module.guided_pool(inputs.pyramid, inputs.proposals.boxes, mask, 7)
+    plain = module.box_head.pool(inputs.pyramid, inputs.proposals.boxes, 7)
+    wanted = plain * (1.25 if guidance == "one_plus" else 1.0)
+    np.testing.assert_allclose(pooled, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("info_flow", ["Br", "none"])
+def test_where_mask_features_come_from_matters_to_refined_masks_alone(
+    full, inputs, variables, info_flow
+):
+    everything, _ = full
+    own = jax.tree.map(lambda x: x, variables)
+    if info_flow == "none":
+        del own["params"]["flow"]
+    found, _ = losses(heads(config(info_flow=info_flow)), own, inputs)
+    changed = {k for k in found if not np.isclose(found[k], everything[k], rtol=1e-6)}
+    assert changed == {"refine_mask"} and np.isfinite(found["refine_mask"])
+
+
+def test_what_no_longer_fits_its_object_becomes_background(inputs, variables):
+    """Every B a fiftieth as wide as its RoI: no foreground is left, unless RoIs keep their labels."""
+    moved = jax.tree.map(lambda x: x, variables)
+    layer = moved["params"]["box_head"]["deltas"]
+    layer["bias"] = layer["bias"].reshape(-1, 4).at[:, 2].add(-20.0).reshape(-1)
+    again, _ = losses(heads(), moved, inputs)
+    assert again["mask"] > 0 and again["refine_mask"] == again["refine_box"] == 0
+    kept, _ = losses(heads(config(relabel=False)), moved, inputs)
+    assert kept["refine_mask"] > 0 and kept["refine_box"] > 0
+
+
+@functools.cache
+def _messages():
+    return {
+        ("guidance", "times"): "refine.guidance='times': allowed is mul, one_plus, normalised",
+        ("info_flow", "C"): "refine.info_flow='C': allowed is B, Br, none",
+        ("iou", 1.5): "refine.iou=1.5: allowed is a number >= 0 and <= 1",
+        ("cls", "yes"): "refine.cls='yes': allowed is True, False",
+    }
+
+
+@pytest.mark.parametrize(("key", "value"), list(_messages()))
+def test_settings_without_meaning_are_named(key, value):
+    made = config()
+    with made.ignore_type():
+        made.model.refine[key] = value
+    with pytest.raises(ValueError, match=_messages()[key, value]):
+        methods.build(made)
