@@ -88,6 +88,7 @@ def data() -> ConfigDict:
     config.shapes.val = 0
     config.shapes.size = (128, 160)  # range of an image's sides, in pixels
     config.shapes.objects = (1, 8)  # range of the number of objects
+    config.shapes.huddled = 0.35  # share of objects put beside the one before, touching or covering
     config.shapes.seed = 0
     # (height, width) of padded batches, multiples of 32; an image takes the one that fits it best.
     config.buckets = ((800, 1344), (1344, 800))

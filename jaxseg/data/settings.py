@@ -51,7 +51,8 @@ def check(data: Any) -> None:
 
 
 def check_shapes(shapes: Any, prefix: str = "data.shapes.") -> None:
-    """Checks the settings of drawn scenes: `train`, `val`, `size`, `objects`, `seed`; `prefix` precedes their names.
+    """Checks the settings of drawn scenes: `train`, `val`, `size`, `objects`,
+    `huddled`, `seed`; `prefix` precedes their names.
 
     Raises:
       ValueError: as in `check`.
@@ -71,6 +72,8 @@ def check_shapes(shapes: Any, prefix: str = "data.shapes.") -> None:
             raise ValueError(
                 f"{prefix}{key}={tuple(value)}: the smallest must be at least {least} {unit} and not above the largest."
             )
+    if not _is_number(shapes["huddled"]) or not 0 <= shapes["huddled"] <= 1:
+        raise ValueError(f"{prefix}huddled={shapes['huddled']!r}: a share from 0 to 1 is needed.")
 
 
 def _check_buckets(buckets: Any) -> None:

@@ -24,7 +24,7 @@ from jaxseg.data import shapes_drawing as drawing
 _SPLITS = {"train": 0, "val": 1}
 _EMPTY = 0.04  # share of scenes without objects
 _SIDE = (0.1, 1.0)  # an object's diameter, in parts of the scene's shorter side
-_HUDDLED = 0.35  # share of objects put beside the one before
+HUDDLED = 0.35
 _MIN_VISIBLE = 0.35  # an object stays in sight at least this much
 _INSIDE = 0.6  # an object's centre is this far inside the scene, in parts of its radius
 _MIN_PIXELS = 12
@@ -55,16 +55,23 @@ class Shapes:
       objects: fewest and most objects in a scene that is not empty.
       seed: another seed gives other scenes.
       split: "train" or "val".
+      huddled: share of objects that are put beside the one before, touching or overlapping it.
     """
 
     annotated = True
 
     def __init__(
-        self, count: int, size: tuple[int, int], objects: tuple[int, int], seed: int, split: str
+        self,
+        count: int,
+        size: tuple[int, int],
+        objects: tuple[int, int],
+        seed: int,
+        split: str,
+        huddled: float = HUDDLED,
     ):
         self.categories = tuple(source.Category(i + 1, n) for i, n in enumerate(drawing.NAMES))
         self.problems = problems_lib.Problems()
-        self._size, self._objects = tuple(size), tuple(objects)
+        self._size, self._objects, self._huddled = tuple(size), tuple(objects), huddled
         self._key = (seed, _SPLITS[split])
         self.infos = tuple(self._info(index) for index in range(count))
         self._cache: collections.OrderedDict[int, Scene] = collections.OrderedDict()
@@ -89,7 +96,7 @@ class Shapes:
     def scene(self, index: int) -> Scene:
         """Draws scene `index`; the last few are kept."""
         if index not in self._cache:
-            self._cache[index] = _draw(self.infos[index], self._rng(index, 1))
+            self._cache[index] = _draw(self.infos[index], self._rng(index, 1), self._huddled)
             while len(self._cache) > _CACHED:
                 self._cache.popitem(last=False)
         return self._cache[index]
@@ -146,14 +153,16 @@ def open_split(config: Any, split: str) -> Shapes:
         raise ValueError(
             f"data.shapes.{split}={config[split]}: the number of scenes must be at least 1."
         )
-    return Shapes(config[split], config.size, config.objects, config.seed, split)
+    return Shapes(
+        config[split], config.size, config.objects, config.seed, split, config.huddled
+    )
 
 
 def _rle(mask: np.ndarray) -> dict[str, Any]:
     return mask_utils.encode(np.asfortranarray(mask, np.uint8))
 
 
-def _draw(info: source.ImageInfo, rng: np.random.Generator) -> Scene:
+def _draw(info: source.ImageInfo, rng: np.random.Generator, huddled: float) -> Scene:
     image = drawing.background(rng, info.height, info.width)
     owner = np.full((info.height, info.width), -1, np.int16)  # which object is seen at a pixel
     classes: list[int] = []
@@ -163,7 +172,7 @@ def _draw(info: source.ImageInfo, rng: np.random.Generator) -> Scene:
     last = None
     for radius in _radii(rng, info):
         for attempt in range(_TRIES):
-            shape = _place(rng, info, last, float(radius) * 0.9**attempt)
+            shape = _place(rng, info, last, float(radius) * 0.9**attempt, huddled)
             window, inside = drawing.silhouette(shape, info.height, info.width)
             loss = _loss(owner[window], inside, len(classes))
             if inside.sum() >= _MIN_PIXELS and np.all(visible - loss >= least):
@@ -189,14 +198,18 @@ def _radii(rng: np.random.Generator, info: source.ImageInfo) -> np.ndarray:
 
 
 def _place(
-    rng: np.random.Generator, info: source.ImageInfo, last: drawing.Shape | None, radius: float
+    rng: np.random.Generator,
+    info: source.ImageInfo,
+    last: drawing.Shape | None,
+    radius: float,
+    huddled: float,
 ) -> drawing.Shape:
-    """Draws all of an object but its radius."""
+    """Draws all of an object but its radius. `last` is the one that it may be put beside."""
     radius = max(3.5, radius)
     sides = np.array((info.height, info.width))
     margin = np.minimum(_INSIDE * radius, sides / 2)
     centre = margin + rng.uniform(0, 1, 2) * (sides - 2 * margin)
-    if last is not None and rng.random() < _HUDDLED:
+    if last is not None and rng.random() < huddled:
         angle = rng.uniform(0, 2 * np.pi)
         distance = (radius + last.radius) * rng.uniform(0.7, 1.0)
         beside = np.array(last.centre) + distance * np.array((np.sin(angle), np.cos(angle)))
@@ -238,6 +251,7 @@ def main() -> None:
     parser.add_argument("--val", type=int, default=50, help="scenes of the split val")
     parser.add_argument("--size", type=int, nargs=2, default=(128, 160), metavar=("MIN", "MAX"))
     parser.add_argument("--objects", type=int, nargs=2, default=(1, 8), metavar=("MIN", "MAX"))
+    parser.add_argument("--huddled", type=float, default=HUDDLED, help="share put side by side")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--format", choices=("png", "jpg"), default="png")
     args = parser.parse_args()
@@ -250,7 +264,7 @@ def main() -> None:
     for split in _SPLITS:
         count = getattr(args, split)
         if count:
-            scenes = Shapes(count, args.size, args.objects, args.seed, split)
+            scenes = Shapes(count, args.size, args.objects, args.seed, split, args.huddled)
             write(scenes, args.out, split, args.format)
             print(f"{count} scenes in {os.path.join(args.out, split)}")
 
