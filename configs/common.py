@@ -231,7 +231,16 @@ def criterion() -> ConfigDict:
     # A background candidate that lies this far on a crowd region is ignored; above 1: never.
     config.crowd_iof = 0.5
     config.weights = ConfigDict(
-        {"rpn_objectness": 1.0, "rpn_box": 1.0, "classification": 1.0, "box": 1.0, "mask": 1.0}
+        {
+            "rpn_objectness": 1.0,
+            "rpn_box": 1.0,
+            "classification": 1.0,
+            "box": 1.0,
+            "mask": 1.0,
+            "refine_classification": 1.0,  # of mr_rcnn, and the two below
+            "refine_box": 1.0,
+            "refine_mask": 1.0,
+        }
     )
     return config
 
