@@ -7,11 +7,11 @@ import subprocess
 import sys
 
 
-def run(module: str, devices: int) -> dict:
-    """What `python -m module` prints as its last line, in JSON."""
+def run(module: str, devices: int, *arguments: str) -> dict:
+    """What `python -m module arguments` prints as its last line, in JSON."""
     flags = os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={devices}"
     done = subprocess.run(
-        [sys.executable, "-m", module],
+        [sys.executable, "-m", module, *arguments],
         capture_output=True,
         text=True,
         check=False,

@@ -1,10 +1,12 @@
-"""Run by test_devices in a process of its own: 8 simulated devices against one, printed as JSON.
+"""Run by test_devices in a process of its own, e.g. with "heads mask_rcnn" "step mask_rcnn", printed as JSON:
+8 simulated devices against one.
 
 The heads are compared on fixed proposals in float32, the whole step in float64: the last bit of a float32 score can
 decide a top-k or a suppression, which is no error.
 """
 
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,6 @@ from jaxseg.structures import Pyramid, RoIs
 from tests.methods import tiny
 
 IMAGES = 8
-METHODS = ("mask_rcnn", "mr_rcnn")
 
 
 def config(method: str, dtype: str = "float32"):
@@ -102,5 +103,10 @@ def step(method: str) -> float:
 
 if __name__ == "__main__":
     assert jax.device_count() == 8, jax.devices()
-    found = {f"{method} heads": heads(method) for method in METHODS}
-    print(json.dumps(found | {f"{method} step": step(method) for method in METHODS}))
+    # Heads first: the steps turn on float64.
+    wanted = sorted(sys.argv[1:])
+    print(
+        json.dumps(
+            {f"{what} {method}": globals()[what](method) for what, method in map(str.split, wanted)}
+        )
+    )

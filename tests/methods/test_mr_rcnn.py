@@ -56,8 +56,18 @@ def inputs():
     return Inputs(Pyramid(levels, size, STRIDES), rois, targets)
 
 
-def heads(made=None, **changes):
-    return methods.build(made or config()).roi_heads.clone(**changes)
+class Ones(FCNMaskHead):
+    def probabilities(self, outputs):
+        return jnp.ones_like(outputs.logits)
+
+
+def heads(*, ones: bool = False, **refine):
+    """The RoI heads of `config`; with `ones`, masks that are 1 everywhere."""
+    module = methods.build(config(**refine)).roi_heads
+    if not ones:
+        return module
+    names = {f.name for f in dataclasses.fields(FCNMaskHead)} - {"name", "parent"}
+    return module.clone(mask_head=Ones(**{n: getattr(module.mask_head, n) for n in names}))
 
 
 @pytest.fixture(scope="module")
@@ -76,32 +86,49 @@ def variables(inputs):
     return jax.tree.map(draw, shapes)
 
 
-def losses(module, variables, inputs):
-    """(every loss by name, gradients of the refining losses alone by parameter)."""
+def without(variables, *path):
+    """A copy of the variables without what `path` leads to."""
+    copy = jax.tree.map(lambda x: x, variables)
+    group = functools.reduce(lambda node, name: node[name], path[:-1], copy["params"])
+    del group[path[-1]]
+    return copy
 
-    def run(variables, inputs):
-        terms, masks = module.apply(
-            variables, *inputs, jax.random.key(1), train=True, method="losses"
-        )
-        found = dict(masks)
-        for term in terms:
-            found |= term.losses
-        refining = sum(v for k, v in found.items() if k.startswith("refine_"))
-        return refining, found
 
+def _losses(module, variables, arguments):
+    """(the sum of the refining losses, every loss by name)."""
+    terms, masks = module.apply(
+        variables, *arguments, jax.random.key(1), train=True, method="losses"
+    )
+    found = dict(masks)
+    for term in terms:
+        found |= term.losses
+    return sum(v for k, v in found.items() if k.startswith("refine_")), found
+
+
+@functools.cache
+def compiled(kind, **refine):
+    """One compilation for each kind of result and each setting of the module."""
+    module = heads(**refine)
+    if kind == "detect":
+        return quick(lambda v, p, r: module.apply(v, p, r, method="detect"))
+    total = functools.partial(_losses, module)
+    return quick(total if kind == "losses" else jax.grad(total, has_aux=True))
+
+
+def losses(inputs, variables, **refine):
+    """Every loss by name."""
     arguments = (inputs.pyramid, inputs.proposals, inputs.targets)
-    (_, found), gradients = quick(jax.value_and_grad(run, has_aux=True))(variables, arguments)
-    return jax.device_get((found, gradients["params"]))
+    return jax.device_get(compiled("losses", **refine)(variables, arguments)[1])
 
 
-def detections(module, variables, inputs):
-    run = quick(lambda v, p, r: module.apply(v, p, r, method="detect"))
-    return jax.device_get(run(variables, inputs.pyramid, inputs.proposals))
+def gradients(inputs, variables, **refine):
+    """Of the refining losses alone, by parameter."""
+    arguments = (inputs.pyramid, inputs.proposals, inputs.targets)
+    return jax.device_get(compiled("gradients", **refine)(variables, arguments)[0]["params"])
 
 
-@pytest.fixture(scope="module")
-def full(inputs, variables):
-    return losses(heads(), variables, inputs)
+def detections(inputs, variables, **refine):
+    return jax.device_get(compiled("detect", **refine)(variables, inputs.pyramid, inputs.proposals))
 
 
 @pytest.mark.parametrize(
@@ -131,45 +158,34 @@ def test_every_row_is_a_model(row):
         assert model.backbone.deform == ("none" if data == "runlocal" else "v1")
 
 
-def test_every_loss_is_there(full):
-    found, _ = full
+def test_every_loss_is_there(inputs, variables):
+    found = losses(inputs, variables)
     names = {"classification", "box", "mask"}
     assert set(found) == names | {f"refine_{name}" for name in names}
     assert all(np.isfinite(v) and v > 0 for v in found.values())
 
 
-class Ones(FCNMaskHead):
-    def probabilities(self, outputs):
-        return jnp.ones_like(outputs.logits)
-
-
 def test_a_mask_of_ones_guides_nothing(inputs, variables):
     """Shape-aware RoIAlign with P = 1 is RoIAlign, bit for bit."""
-
-    def with_ones(**refine):
-        module = heads(config(**refine))
-        own = {f.name: getattr(module.mask_head, f.name) for f in dataclasses.fields(FCNMaskHead)}
-        own.pop("name"), own.pop("parent")
-        return losses(module.clone(mask_head=Ones(**own)), variables, inputs)[0]
-
-    shape, plain = with_ones(), with_ones(align="roi")
+    shape = losses(inputs, variables, ones=True)
+    plain = losses(inputs, variables, ones=True, align="roi")
     assert {k: float(v) for k, v in shape.items()} == {k: float(v) for k, v in plain.items()}
 
 
-def norm(gradients, part) -> float:
-    return sum(float(np.abs(x).sum()) for x in jax.tree.leaves(gradients[part]))
+def norm(tree, part) -> float:
+    return sum(float(np.abs(x).sum()) for x in jax.tree.leaves(tree[part]))
 
 
-def test_gradients_reach_the_mask_and_never_the_first_boxes(full, inputs, variables):
+def test_gradients_reach_the_mask_and_never_the_first_boxes(inputs, variables):
     """The refining losses move the vanilla mask head, through P and F^-, but not the box head: B has no gradient."""
-    _, gradients = full
-    assert norm(gradients, "box_head") == 0.0
+    found = gradients(inputs, variables)
+    assert norm(found, "box_head") == 0.0
     for part in ("mask_head", "refine_box_head", "refine_mask_head", "flow"):
-        assert norm(gradients, part) > 0.0
+        assert norm(found, part) > 0.0
     # The predictor of masks makes P but not F^-.
-    assert norm(gradients["mask_head"], "predictor") > 0.0
-    _, without = losses(heads(config(mask_grad=False)), variables, inputs)
-    assert norm(without["mask_head"], "predictor") == 0.0 < norm(without["mask_head"], "conv0")
+    assert norm(found["mask_head"], "predictor") > 0.0
+    cut = gradients(inputs, variables, mask_grad=False)
+    assert norm(cut["mask_head"], "predictor") == 0.0 < norm(cut["mask_head"], "conv0")
 
 
 def test_background_is_guided_by_pseudo_labels(inputs, variables):
@@ -177,36 +193,32 @@ def test_background_is_guided_by_pseudo_labels(inputs, variables):
     none = dataclasses.replace(
         inputs, targets=inputs.targets.replace(valid=jnp.zeros_like(inputs.targets.valid))
     )
-    found, gradients = losses(heads(), variables, none)
+    found = losses(none, variables)
     assert found["refine_classification"] > 0 and found["refine_box"] == found["refine_mask"] == 0
-    assert norm(gradients["mask_head"], "predictor") > 0
-    left_out, gradients = losses(heads(config(pseudo_labels=False)), variables, none)
-    assert left_out["refine_classification"] == 0 and norm(gradients, "refine_box_head") == 0
+    assert norm(gradients(none, variables)["mask_head"], "predictor") > 0
+    assert losses(none, variables, pseudo_labels=False)["refine_classification"] == 0
 
 
-def test_rows_train_what_they_say(full, inputs, variables):
-    everything, _ = full
-    for switch, absent, layer in (("cls", "classification", "classes"), ("reg", "box", "deltas")):
-        own = jax.tree.map(lambda x: x, variables)
-        del own["params"]["refine_box_head"][layer]
-        found, gradients = losses(heads(config(**{switch: False})), own, inputs)
-        assert set(everything) - set(found) == {f"refine_{absent}"}
-        assert layer not in gradients["refine_box_head"]
-        other = "box" if switch == "cls" else "classification"
-        assert found[f"refine_{other}"] == pytest.approx(everything[f"refine_{other}"], rel=1e-5)
+@pytest.mark.parametrize(
+    ("switch", "absent", "layer"), [("cls", "classification", "classes"), ("reg", "box", "deltas")]
+)
+def test_rows_train_what_they_say(inputs, variables, switch, absent, layer):
+    everything = losses(inputs, variables)
+    found = losses(inputs, without(variables, "refine_box_head", layer), **{switch: False})
+    assert set(everything) - set(found) == {f"refine_{absent}"}
+    other = "box" if switch == "cls" else "classification"
+    assert found[f"refine_{other}"] == pytest.approx(everything[f"refine_{other}"], rel=1e-5)
 
 
 def test_alpha_weighs_the_two_scores(inputs, variables):
     """alpha = 0 are the first scores; a very large one the refined; between, the average of the logits."""
-    without = jax.tree.map(lambda x: x, variables)
-    del without["params"]["refine_box_head"]["classes"]
-    first = detections(heads(config(cls=False)), without, inputs)
-    zero = detections(heads(config(score_alpha=0.0)), variables, inputs)
-    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(zero), strict=True):
-        np.testing.assert_array_equal(a, b)
+    own = without(variables, "refine_box_head", "classes")
+    first = detections(inputs, own, cls=False)
+    zero = detections(inputs, variables, score_alpha=0.0)
+    jax.tree.map(np.testing.assert_array_equal, first, zero)
 
     def fused(alpha):
-        module = heads(config(score_alpha=alpha))
+        module = heads(score_alpha=alpha)
         return module.apply({}, jnp.array([1.0, -2.0]), jnp.array([3.0, 4.0]), method="_fuse")
 
     np.testing.assert_allclose(fused(1e9), [3.0, 4.0], rtol=1e-6)
@@ -215,43 +227,43 @@ def test_alpha_weighs_the_two_scores(inputs, variables):
 
 def test_boxes_that_are_not_refined_are_those_of_their_roi(inputs, variables):
     """CLS only: whatever the class, a detection has the first box of its RoI, that of its likeliest class."""
-    module = heads(config(reg=False))
-    own = jax.tree.map(lambda x: x, variables)
-    del own["params"]["refine_box_head"]["deltas"]
-    found = detections(module, own, inputs)
+    own = without(variables, "refine_box_head", "deltas")
+    found = detections(inputs, own, reg=False)
 
     def first(module, pyramid, proposals):
         logits, deltas = module.box_head(pyramid, proposals, train=False)
         return module._decode(deltas, module._foreground(logits), proposals.boxes, pyramid)
 
-    boxes = np.asarray(module.apply(own, inputs.pyramid, inputs.proposals, method=first))
+    boxes = heads(reg=False).apply(own, inputs.pyramid, inputs.proposals, method=first)
     for image in range(IMAGES):
         for box in found.boxes[image][found.valid[image]]:
-            assert np.abs(boxes[image] - box).max(-1).min() < 1e-4
+            assert np.abs(np.asarray(boxes[image]) - box).max(-1).min() < 1e-4
 
 
-def test_what_lies_in_padded_proposals_does_not_matter(full, inputs, variables):
+def test_what_lies_in_padded_proposals_does_not_matter(inputs, variables):
     junk = inputs.proposals.boxes.at[:, -2:].set(jnp.array([-7.0, 3.0, 1e4, 2e4]))
     dirty = dataclasses.replace(inputs, proposals=inputs.proposals.replace(boxes=junk))
-    same = losses(heads(), variables, dirty)
-    jax.tree.map(np.testing.assert_array_equal, same, full)
+    for results in (losses, gradients):
+        same, clean = results(dirty, variables), results(inputs, variables)
+        jax.tree.map(np.testing.assert_array_equal, same, clean)
 
 
+@pytest.mark.slow
 def test_only_the_best_proposals_are_refined(inputs, variables):
     """As many as there are changes nothing; one proposal gives detections of one box."""
-    everything = detections(heads(), variables, inputs)
-    same = detections(heads(config(refine_topk=PROPOSALS - 2)), variables, inputs)
+    everything = detections(inputs, variables)
+    same = detections(inputs, variables, refine_topk=PROPOSALS - 2)
     np.testing.assert_array_equal(everything.valid, same.valid)
     np.testing.assert_allclose(everything.boxes, same.boxes, atol=1e-4)
     np.testing.assert_allclose(everything.masks, same.masks, atol=1e-5)
-    one = detections(heads(config(refine_topk=1)), variables, inputs)
+    one = detections(inputs, variables, refine_topk=1)
     assert (one.valid.sum(1) <= tiny.CLASSES).all() and one.valid.any()
 
 
 @pytest.mark.parametrize("guidance", ["one_plus", "normalised"])
 def test_other_forms_of_guidance(inputs, guidance):
     """A constant mask c: one_plus multiplies by 1 + c, normalised leaves the features alone."""
-    module = heads(config(guidance=guidance))
+    module = heads(guidance=guidance)
     mask = jnp.full((IMAGES, PROPOSALS, 28, 28), 0.25)
     pooled = module.guided_pool(inputs.pyramid, inputs.proposals.boxes, mask, 7)
     plain = module.box_head.pool(inputs.pyramid, inputs.proposals.boxes, 7)
@@ -260,14 +272,10 @@ def test_other_forms_of_guidance(inputs, guidance):
 
 
 @pytest.mark.parametrize("info_flow", ["Br", "none"])
-def test_where_mask_features_come_from_matters_to_refined_masks_alone(
-    full, inputs, variables, info_flow
-):
-    everything, _ = full
-    own = jax.tree.map(lambda x: x, variables)
-    if info_flow == "none":
-        del own["params"]["flow"]
-    found, _ = losses(heads(config(info_flow=info_flow)), own, inputs)
+def test_where_mask_features_come_from_matters_to_refined_masks_alone(inputs, variables, info_flow):
+    everything = losses(inputs, variables)
+    own = without(variables, "flow") if info_flow == "none" else variables
+    found = losses(inputs, own, info_flow=info_flow)
     changed = {k for k in found if not np.isclose(found[k], everything[k], rtol=1e-6)}
     assert changed == {"refine_mask"} and np.isfinite(found["refine_mask"])
 
@@ -277,9 +285,9 @@ def test_what_no_longer_fits_its_object_becomes_background(inputs, variables):
     moved = jax.tree.map(lambda x: x, variables)
     layer = moved["params"]["box_head"]["deltas"]
     layer["bias"] = layer["bias"].reshape(-1, 4).at[:, 2].add(-20.0).reshape(-1)
-    again, _ = losses(heads(), moved, inputs)
+    again = losses(inputs, moved)
     assert again["mask"] > 0 and again["refine_mask"] == again["refine_box"] == 0
-    kept, _ = losses(heads(config(relabel=False)), moved, inputs)
+    kept = losses(inputs, moved, relabel=False)
     assert kept["refine_mask"] > 0 and kept["refine_box"] > 0
 
 
