@@ -43,7 +43,9 @@ def test_published_numbers_have_a_column_and_a_source(row):
 @pytest.mark.parametrize("data", ["coco,root=DIR", "root=DIR", "shapes"])
 @pytest.mark.parametrize("row", [p for p in ROWS if p.values[0].config])
 def test_configs_of_rows_are_allowed_on_all_data_at_every_scale(row, data, scale):
-    config = mask_rcnn.get_config(f"{row.config.partition(':')[2]},{data}{scale}")
+    file, _, words = row.config.partition(":")
+    module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+    config = module.get_config(f"{words},{data}{scale}")
     config.update_from_flattened_dict(dict(row.overrides))
     workdir.check_keys(config, common.base())
     settings.check(config.data)

@@ -16,6 +16,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "mask_rcnn": mask_rcnn.build,
     "mr_rcnn": mr_rcnn.build,
 }
+RULES = {"mr_rcnn": mr_rcnn.RULES}  # of the settings that only one method has
 
 
 def build(config) -> nn.Module:
@@ -28,7 +29,7 @@ def build(config) -> nn.Module:
     """
     if config.method not in BUILDERS:
         raise ValueError(f"method={config.method!r}: allowed are {', '.join(BUILDERS)}.")
-    settings.validate(config)
+    settings.validate(config, RULES.get(config.method, {}))
     return BUILDERS[config.method](config)
 
 

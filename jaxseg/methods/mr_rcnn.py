@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxseg.methods import mask_rcnn
+from jaxseg.methods import mask_rcnn, settings
 from jaxseg.modeling import layers
 from jaxseg.modeling.criterion import SampledSoftmax, Selection, Terms
 from jaxseg.modeling.mask_head import MaskTargets
@@ -31,8 +31,20 @@ from jaxseg.ops import shards
 from jaxseg.ops.roi_align import shape_aware_roi_align
 from jaxseg.structures import Detections, MaskOutputs, Pyramid, RoIs, Targets
 
-GUIDANCE = ("mul", "one_plus", "normalised")
-INFO_FLOW = ("B", "Br", "none")
+RULES = {
+    "refine.align": settings.one_of("shape", "roi"),
+    "refine.guidance": settings.one_of("mul", "one_plus", "normalised"),
+    "refine.cls": settings.FLAG,
+    "refine.reg": settings.FLAG,
+    "refine.iou": settings.SHARE,
+    "refine.relabel": settings.FLAG,
+    "refine.pseudo_labels": settings.FLAG,
+    "refine.mask_grad": settings.FLAG,
+    "refine.info_flow": settings.one_of("B", "Br", "none"),
+    "refine.flow_relu": settings.FLAG,
+    "test.score_alpha": settings.number(0.0),
+    "test.refine_topk": settings.whole(1),
+}
 PREFIX = "refine_"  # of the module's parameters and losses
 COPIES = {  # how the parameters that a trained Mask R-CNN lacks start; see `methods.copies`
     "roi_heads/refine_box_head": "roi_heads/box_head",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -17,11 +18,11 @@ PASTES = ("continuous", "torchvision")  # see evaluation.results.paste_region
 Rule = tuple[Callable[[Any], bool], str]  # what holds, and in words
 
 
-def _one_of(*allowed: Any) -> Rule:
+def one_of(*allowed: Any) -> Rule:
     return lambda v: v in allowed, ", ".join(map(str, allowed))
 
 
-def _number(low: float, high: float = float("inf"), *, above: bool = False) -> Rule:
+def number(low: float, high: float = float("inf"), *, above: bool = False) -> Rule:
     def holds(v):
         return _is_number(v) and (low < v if above else low <= v) and v <= high
 
@@ -29,11 +30,11 @@ def _number(low: float, high: float = float("inf"), *, above: bool = False) -> R
     return holds, least if high == float("inf") else f"{least} and <= {high:g}"
 
 
-def _whole(low: int) -> Rule:
+def whole(low: int) -> Rule:
     return lambda v: _is_whole(v) and v >= low, f"a whole number >= {low}"
 
 
-def _several(rule: Rule, count: int | None = None) -> Rule:
+def several(rule: Rule, count: int | None = None) -> Rule:
     holds, words = rule
     size = "one or more" if count is None else str(count)
 
@@ -53,103 +54,91 @@ def _is_whole(v: Any) -> bool:
     return isinstance(v, numbers.Integral) and not isinstance(v, bool)
 
 
-_SHARE = _number(0.0, 1.0)
-_FLAG = _one_of(True, False)
-_CODER = _several(_number(0.0, above=True), 4)
+SHARE = number(0.0, 1.0)
+FLAG = one_of(True, False)
+_CODER = several(number(0.0, above=True), 4)
 
 RULES: Mapping[str, Rule] = {
-    "dtype": _one_of("float32", "bfloat16", "float64"),
-    "pixel_mean": _several(_number(-float("inf")), 3),
-    "pixel_std": _several(_number(0.0, above=True), 3),
-    "roi_align": _one_of(*roi_align.IMPLEMENTATIONS),
-    "roi_sampling.ratio": _whole(0),
-    "roi_sampling.max_ratio": _whole(1),
-    "roi_sampling.aligned": _FLAG,
-    "roi_sampling.level_tolerance": _number(0.0, 0.5),
-    "ignore_padding": _FLAG,
-    "two_sided_clamp": _FLAG,
-    "backbone.name": _one_of("resnet"),
-    "backbone.depth": _one_of(*resnet.DEPTHS),
-    "backbone.width": _whole(1),
-    "backbone.norm": _one_of(*norms.NORMS),
-    "backbone.norm_epsilon": _number(0.0),
-    "backbone.stride_in_1x1": _FLAG,
-    "backbone.groups": _whole(1),
-    "backbone.width_per_group": _whole(1),
-    "backbone.deform": _one_of("none", *deform_conv.VERSIONS),
-    "backbone.deform_stages": _several(_one_of(2, 3, 4)),
-    "backbone.deform_groups": _whole(1),
-    "fpn.channels": _whole(1),
-    "fpn.norm": _one_of(*norms.NORMS),
-    "rpn.channels": _whole(1),
-    "rpn.convs": _whole(0),
-    "rpn.anchor_sizes": _several(_number(0.0, above=True), len(resnet.ResNet.strides) + 1),
-    "rpn.aspect_ratios": _several(_number(0.0, above=True)),
-    "rpn.pre_nms": _several(_whole(1), 2),
-    "rpn.post_nms": _several(_whole(1), 2),
-    "rpn.nms_iou": _SHARE,
-    "rpn.min_size": _number(0.0),
-    "rpn.round_anchors": _FLAG,
-    "rpn.fitted_stride": _FLAG,
-    "box_head.name": _one_of("fc"),
-    "box_head.pool": _whole(1),
-    "box_head.fcs": _whole(0),
-    "box_head.fc_dim": _whole(1),
-    "box_head.convs": _whole(0),
-    "box_head.channels": _whole(1),
-    "box_head.norm": _one_of(*norms.NORMS),
-    "box_head.class_agnostic": _FLAG,
-    "mask_head.name": _one_of("fcn"),
-    "mask_head.pool": _whole(1),
-    "mask_head.convs": _whole(0),
-    "mask_head.channels": _whole(1),
-    "mask_head.norm": _one_of(*norms.NORMS),
-    "mask_head.soft_targets": _FLAG,
-    "mask_head.class_agnostic": _FLAG,
-    "refine.align": _one_of("shape", "roi"),
-    "refine.guidance": _one_of("mul", "one_plus", "normalised"),
-    "refine.cls": _FLAG,
-    "refine.reg": _FLAG,
-    "refine.iou": _SHARE,
-    "refine.relabel": _FLAG,
-    "refine.pseudo_labels": _FLAG,
-    "refine.mask_grad": _FLAG,
-    "refine.info_flow": _one_of("B", "Br", "none"),
-    "refine.flow_relu": _FLAG,
-    "criterion.name": _one_of(*criterion.CRITERIA),
-    "criterion.rpn.positive_iou": _SHARE,
-    "criterion.rpn.negative_iou": _SHARE,
-    "criterion.rpn.low_quality": _one_of(*matching.LOW_QUALITY),
-    "criterion.rpn.low_quality_iou": _SHARE,
-    "criterion.rpn.samples": _whole(1),
-    "criterion.rpn.positive_fraction": _SHARE,
+    "dtype": one_of("float32", "bfloat16", "float64"),
+    "pixel_mean": several(number(-float("inf")), 3),
+    "pixel_std": several(number(0.0, above=True), 3),
+    "roi_align": one_of(*roi_align.IMPLEMENTATIONS),
+    "roi_sampling.ratio": whole(0),
+    "roi_sampling.max_ratio": whole(1),
+    "roi_sampling.aligned": FLAG,
+    "roi_sampling.level_tolerance": number(0.0, 0.5),
+    "ignore_padding": FLAG,
+    "two_sided_clamp": FLAG,
+    "backbone.name": one_of("resnet"),
+    "backbone.depth": one_of(*resnet.DEPTHS),
+    "backbone.width": whole(1),
+    "backbone.norm": one_of(*norms.NORMS),
+    "backbone.norm_epsilon": number(0.0),
+    "backbone.stride_in_1x1": FLAG,
+    "backbone.groups": whole(1),
+    "backbone.width_per_group": whole(1),
+    "backbone.deform": one_of("none", *deform_conv.VERSIONS),
+    "backbone.deform_stages": several(one_of(2, 3, 4)),
+    "backbone.deform_groups": whole(1),
+    "fpn.channels": whole(1),
+    "fpn.norm": one_of(*norms.NORMS),
+    "rpn.channels": whole(1),
+    "rpn.convs": whole(0),
+    "rpn.anchor_sizes": several(number(0.0, above=True), len(resnet.ResNet.strides) + 1),
+    "rpn.aspect_ratios": several(number(0.0, above=True)),
+    "rpn.pre_nms": several(whole(1), 2),
+    "rpn.post_nms": several(whole(1), 2),
+    "rpn.nms_iou": SHARE,
+    "rpn.min_size": number(0.0),
+    "rpn.round_anchors": FLAG,
+    "rpn.fitted_stride": FLAG,
+    "box_head.name": one_of("fc"),
+    "box_head.pool": whole(1),
+    "box_head.fcs": whole(0),
+    "box_head.fc_dim": whole(1),
+    "box_head.convs": whole(0),
+    "box_head.channels": whole(1),
+    "box_head.norm": one_of(*norms.NORMS),
+    "box_head.class_agnostic": FLAG,
+    "mask_head.name": one_of("fcn"),
+    "mask_head.pool": whole(1),
+    "mask_head.convs": whole(0),
+    "mask_head.channels": whole(1),
+    "mask_head.norm": one_of(*norms.NORMS),
+    "mask_head.soft_targets": FLAG,
+    "mask_head.class_agnostic": FLAG,
+    "criterion.name": one_of(*criterion.CRITERIA),
+    "criterion.rpn.positive_iou": SHARE,
+    "criterion.rpn.negative_iou": SHARE,
+    "criterion.rpn.low_quality": one_of(*matching.LOW_QUALITY),
+    "criterion.rpn.low_quality_iou": SHARE,
+    "criterion.rpn.samples": whole(1),
+    "criterion.rpn.positive_fraction": SHARE,
     "criterion.rpn.coder": _CODER,
-    "criterion.rpn.smooth_l1_beta": _number(0.0),
-    "criterion.rpn.average": _one_of("slots", "sampled"),
-    "criterion.roi.positive_iou": _SHARE,
-    "criterion.roi.low_quality": _one_of(*matching.LOW_QUALITY),
-    "criterion.roi.low_quality_iou": _SHARE,
-    "criterion.roi.samples": _whole(1),
-    "criterion.roi.positive_fraction": _SHARE,
+    "criterion.rpn.smooth_l1_beta": number(0.0),
+    "criterion.rpn.average": one_of("slots", "sampled"),
+    "criterion.roi.positive_iou": SHARE,
+    "criterion.roi.low_quality": one_of(*matching.LOW_QUALITY),
+    "criterion.roi.low_quality_iou": SHARE,
+    "criterion.roi.samples": whole(1),
+    "criterion.roi.positive_fraction": SHARE,
     "criterion.roi.coder": _CODER,
-    "criterion.roi.smooth_l1_beta": _number(0.0),
-    "criterion.crowd_iof": _number(0.0, above=True),
-    "test.score": _SHARE,
-    "test.nms_iou": _SHARE,
-    "test.max_detections": _whole(1),
-    "test.candidates": _whole(1),
-    "test.min_size": _number(0.0),
-    "test.score_alpha": _number(0.0),
-    "test.refine_topk": _whole(1),
-    "test.mask_threshold": _SHARE,
-    "test.paste": _one_of(*PASTES),
+    "criterion.roi.smooth_l1_beta": number(0.0),
+    "criterion.crowd_iof": number(0.0, above=True),
+    "test.score": SHARE,
+    "test.nms_iou": SHARE,
+    "test.max_detections": whole(1),
+    "test.candidates": whole(1),
+    "test.min_size": number(0.0),
+    "test.mask_threshold": SHARE,
+    "test.paste": one_of(*PASTES),
 }
 
 
-def validate(config: ConfigDict) -> None:
-    """Raises ValueError for the first model setting without meaning."""
+def validate(config: ConfigDict, more: Mapping[str, Rule] = MappingProxyType({})) -> None:
+    """Raises ValueError for the first model setting without meaning; `more` are rules of a method's own settings."""
     model = config.model
-    for key, (holds, words) in RULES.items():
+    for key, (holds, words) in {**RULES, **more}.items():
         value = model
         for part in key.split("."):
             if part not in value:
