@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import shutil
@@ -243,6 +244,23 @@ def test_fine_tuning_with_the_same_classes_takes_everything(tmp_path):
     )
     np.testing.assert_array_equal(params["head"]["kernel"], make_state(2).params["head"]["kernel"])
     assert kept == []
+
+
+def test_modules_that_a_run_lacks_are_copies_of_those_that_it_has(tmp_path):
+    fill(tmp_path, [None, None], ema=False)
+    own, theirs = make_state(0), make_state(2).params
+    fresh = jnp.full(3, 7.0)
+    more = {"again": own.params["head"], "between": {"kernel": fresh}}
+    copies = {"again": "head", "between": ""}
+    start = functools.partial(checkpoints.init_from, tmp_path, {**own.params, **more})
+    params, _, kept = start(own.batch_stats, CATEGORIES, ("head", "again"), copies)
+    for name in ("kernel", "bias"):
+        np.testing.assert_array_equal(params["again"][name], theirs["head"][name])
+        np.testing.assert_array_equal(params["head"][name], theirs["head"][name])
+    np.testing.assert_array_equal(params["between"]["kernel"], fresh)
+    assert kept == []
+    with pytest.raises(ValueError, match=r"params/again/bias is absent there"):
+        start(own.batch_stats, CATEGORIES, ("head", "again"))
 
 
 def test_fine_tuning_refuses_another_model(tmp_path):

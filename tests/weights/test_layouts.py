@@ -46,6 +46,20 @@ def test_every_array_is_used_and_every_variable_filled(model):
     assert sorted(found.report.used.values()) == sorted(shapes)
 
 
+def test_refining_heads_start_as_copies_of_the_files_heads():
+    config = foreign.config(R18)
+    config.method = "mr_rcnn"
+    found = layouts.fill(foreign.torchvision(R18), config)
+    copies = [p for p in found.values if "/refine_" in p]
+    assert len(copies) == 8 + 12 and set(copies) == set(found.report.copied)
+    for path in copies:
+        np.testing.assert_array_equal(found.values[path], found.values[path.replace("refine_", "")])
+    assert set(found.report.initial) == {
+        f"params/roi_heads/flow/conv/{leaf}" for leaf in ("kernel", "bias")
+    }
+    assert "copied   20: from what they refine (roi_heads/refine_box_head, " in str(found.report)
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_there_and_back_is_the_same_file(model):
     state_dict, found = foreign.torchvision(model), imported(model)
