@@ -247,7 +247,7 @@ class _Turn:
                     code = self._wait(child, record, before, begin)
             finally:
                 child.end()
-            record.seconds = round(before + time.monotonic() - begin, 1)
+            record.seconds = round(before + time.monotonic() - begin, 3)
             record.status, record.error = self._judge(code, output, first)
 
     def _wait(self, child: process.Child, record: Record, before: float, begin: float) -> int:
@@ -257,7 +257,7 @@ class _Turn:
             self.display.update(self.job)
             if time.monotonic() - noted > NOTE:
                 noted = time.monotonic()
-                record.seconds = round(before + noted - begin, 1)
+                record.seconds = round(before + noted - begin, 3)
                 with contextlib.suppress(OSError):  # what counts is written at the end
                     job_file.write(self.job.folder, record)
             time.sleep(POLL)
