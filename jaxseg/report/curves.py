@@ -15,6 +15,8 @@ _OPTIMISATION = {
     "roi_accuracy": "Accuracy of the box head's classes",
     "roi_positives": "Positive regions an image",
     "rpn_positives": "Positive anchors an image",
+    "refine_accuracy": "Accuracy of the refining box head's classes",
+    "refine_positives": "Positive regions an image, refined",
 }
 _SPEED = {
     "images_per_second": "Images a second",
@@ -28,6 +30,9 @@ _LOSSES = {
     "classification": "Box head: classification",
     "box": "Box head: box",
     "mask": "Mask head",
+    "refine_classification": "Refining box head: classification",
+    "refine_box": "Refining box head: box",
+    "refine_mask": "Refining mask head",
 }
 _RATE = {"lr": "Learning rate"}
 _VALIDATION = ("AP", "AP50", "AP75")
