@@ -62,7 +62,9 @@ class MaskOutputs:
     """What a mask head returns. `logits` has the class axis (.., K) only when it was called with `classes=None`."""
 
     logits: Float[Array, "B R h w"] | Float[Array, "B R h w K"]
-    features: Float[Array, "B R 14 14 C"]  # the main line after the trunk
+    features: Float[
+        Array, "B R s s C"
+    ]  # the main line after the trunk, as large as what was pooled
     extra: Mapping[str, Any] = flax.struct.field(default_factory=dict)
 
 

@@ -72,8 +72,9 @@ def check_shapes(shapes: Any, prefix: str = "data.shapes.") -> None:
             raise ValueError(
                 f"{prefix}{key}={tuple(value)}: the smallest must be at least {least} {unit} and not above the largest."
             )
-    if not _is_number(shapes["huddled"]) or not 0 <= shapes["huddled"] <= 1:
-        raise ValueError(f"{prefix}huddled={shapes['huddled']!r}: a share from 0 to 1 is needed.")
+    huddled = shapes.get("huddled", 0)  # runs of earlier versions have none
+    if not _is_number(huddled) or not 0 <= huddled <= 1:
+        raise ValueError(f"{prefix}huddled={huddled!r}: a share from 0 to 1 is needed.")
 
 
 def _check_buckets(buckets: Any) -> None:

@@ -153,7 +153,14 @@ def open_split(config: Any, split: str) -> Shapes:
         raise ValueError(
             f"data.shapes.{split}={config[split]}: the number of scenes must be at least 1."
         )
-    return Shapes(config[split], config.size, config.objects, config.seed, split, config.huddled)
+    return Shapes(
+        config[split],
+        config.size,
+        config.objects,
+        config.seed,
+        split,
+        config.get("huddled", HUDDLED),
+    )
 
 
 def _rle(mask: np.ndarray) -> dict[str, Any]:

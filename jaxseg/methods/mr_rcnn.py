@@ -36,7 +36,7 @@ RULES = {
     "refine.guidance": settings.one_of("mul", "one_plus", "normalised"),
     "refine.cls": settings.FLAG,
     "refine.reg": settings.FLAG,
-    "refine.iou": settings.SHARE,
+    "refine.iou": settings.number(0.0, 1.0, above=True),
     "refine.relabel": settings.FLAG,
     "refine.pseudo_labels": settings.FLAG,
     "refine.mask_grad": settings.FLAG,
@@ -302,9 +302,27 @@ def _best(count: int, scores: Float[Array, "B R K"], tree: Any) -> Any:
     return shards.per_shard(jax.vmap(image))(scores, rois.valid, tree)
 
 
+def _check(refine) -> None:
+    key = "config.model.refine"
+    if not refine.cls and not refine.reg:
+        raise ValueError(
+            f"{key}.cls=False and {key}.reg=False: the refining box head has nothing to do; leave one of them True."
+        )
+    if refine.align == "roi" and refine.guidance != "mul":
+        raise ValueError(
+            f"{key}.align='roi' pools without a mask, and {key}.guidance={refine.guidance!r} says how a mask guides; "
+            "leave one of them at its default."
+        )
+
+
 def build(config) -> mask_rcnn.MaskRCNN:
-    """Mask R-CNN of `config` with the refining topology, see `model.refine` in configs/common."""
+    """Mask R-CNN of `config` with the refining topology, see `model.refine` in configs/common.
+
+    Raises:
+      ValueError: settings that contradict each other.
+    """
     model, refine = config.model, config.model.refine
+    _check(refine)
     plain = mask_rcnn.build(config)
     heads = plain.roi_heads
     box, mask = heads.box_head, heads.mask_head

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -24,7 +25,7 @@ def one_of(*allowed: Any) -> Rule:
 
 def number(low: float, high: float = float("inf"), *, above: bool = False) -> Rule:
     def holds(v):
-        return _is_number(v) and (low < v if above else low <= v) and v <= high
+        return _is_number(v) and math.isfinite(v) and (low < v if above else low <= v) and v <= high
 
     least = f"a number {'>' if above else '>='} {low:g}"
     return holds, least if high == float("inf") else f"{least} and <= {high:g}"

@@ -94,7 +94,7 @@ class FCNMaskHead(nn.Module):
         rois: RoIs,
         classes: Int[Array, "B R"] | None,
         *,
-        context: Float[Array, "B #R 14 14 C"] | None = None,
+        context: Float[Array, "B #R h w C"] | None = None,
         train: bool,
     ) -> MaskOutputs:
         """Logits at twice the pooled size. `context` is added to the pooled features."""

@@ -7,8 +7,10 @@ import sys
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from pycocotools import mask as mask_utils
 
+from configs import common
 from jaxseg.data import shapes, shapes_drawing, sources
 from tests.data import coco_folder
 
@@ -114,3 +116,23 @@ def test_senseless_values(changes, named):
         sources.open_source(config, "train")
     with pytest.raises(ValueError, match="train and val"):
         sources.open_source(config, "test")
+
+
+def test_a_config_of_an_earlier_version_gives_the_scenes_it_gave():
+    """`huddled` came later; work directories of runs before have no such key."""
+    config = dict(common.data().shapes.to_dict(), train=2)
+    now = shapes.open_split(ConfigDict(config), "train")
+    del config["huddled"]
+    before = shapes.open_split(ConfigDict(config), "train")
+    np.testing.assert_array_equal(now.image(1), before.image(1))
+
+
+def test_more_objects_huddle_where_that_is_asked_for():
+    def alone(huddled):
+        scenes = shapes.Shapes(40, (112, 128), (3, 3), 0, "train", huddled)
+        boxes = [[i.box for i in scenes.instances(k)] for k in range(40)]
+        pairs = [(a, b) for of in boxes for n, a in enumerate(of) for b in of[n + 1 :]]
+        apart = [a[2] < b[0] or b[2] < a[0] or a[3] < b[1] or b[3] < a[1] for a, b in pairs]
+        return np.mean(apart)
+
+    assert alone(1.0) < alone(0.0) - 0.1

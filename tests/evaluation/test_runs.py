@@ -24,6 +24,15 @@ def test_another_model_is_an_error():
         runs.with_settings(common.base(), given)
 
 
+def test_a_run_of_an_earlier_version_lacks_keys_that_came_later():
+    run = common.base()
+    with run.unlocked():
+        del run.model.refine, run.model.criterion.weights.refine_box
+    given = common.base()
+    given.model.test.score = 0.3
+    assert runs.with_settings(run, given).model.test.score == 0.3
+
+
 def test_classes_are_found_by_name():
     trained = [Category(1, "cat"), Category(2, "dog")]
     assert runs.match_categories(trained, [Category(7, "dog"), Category(9, "cat")]) == [

@@ -291,12 +291,65 @@ def test_what_no_longer_fits_its_object_becomes_background(inputs, variables):
     assert kept["refine_mask"] > 0 and kept["refine_box"] > 0
 
 
+def test_masks_of_56_pixels(inputs):
+    """Twice the usual size: F^- is as large as what the mask head pools."""
+    made = config()
+    made.model.mask_head.pool = 28
+    module, key = methods.build(made).roi_heads, jax.random.key(0)
+    arguments = (inputs.pyramid, inputs.proposals, inputs.targets)
+    init = functools.partial(module.init, train=True, method="losses")
+    variables = jax.eval_shape(init, key, *arguments, key)
+    detect = functools.partial(module.apply, method="detect")
+    found = jax.eval_shape(detect, variables, inputs.pyramid, inputs.proposals)
+    assert found.masks.shape[-2:] == (56, 56)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cls": False, "reg": False}, "has nothing to do"),
+        ({"align": "roi", "guidance": "one_plus"}, "pools without a mask"),
+        ({"score_alpha": float("inf")}, "score_alpha=inf: allowed is a number >= 0"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        methods.build(config(**changes))
+
+
+@pytest.mark.parametrize("backbone", ["r50", "x101", "r101_dcn"])
+def test_the_schedule_is_the_papers(backbone):
+    made = mr_rcnn_config.get_config(f"mr_rcnn,{backbone},table3.base,pretrained")
+    train, optim = made.train, made.optim
+    assert (train.steps, train.batch_size, optim.lr, optim.base_batch_size) == (9000, 16, 0.002, 16)
+    assert (optim.milestones, optim.gamma) == ((6000,), 0.1)
+    small = mr_rcnn_config.get_config("r50,shapes,small")
+    assert (small.train.steps, small.optim.lr) == (110, pytest.approx(0.002))
+
+
+def test_freezing_the_vanilla_part_leaves_the_refining_heads():
+    from jaxseg import paths
+
+    frozen = mr_rcnn_config.get_config("r50,freeze_vanilla").freeze
+    parts = {"backbone": True, "fpn": True, "rpn": True, "roi_heads/box_head": True}
+    parts |= {"roi_heads/mask_head": True, "roi_heads/refine_box_head": False}
+    parts |= {"roi_heads/refine_mask_head": False, "roi_heads/flow": False}
+    assert {part: paths.matches(f"{part}/x", frozen) for part in parts} == parts
+    with pytest.raises(ValueError, match="cannot be frozen"):
+        mr_rcnn_config.get_config("r50,freeze_vanilla,end_to_end")
+
+
+def test_a_mistyped_row_is_told_the_rows_there_are():
+    with pytest.raises(ValueError, match=r"'table5.alpha3'.*table5\.alpha0\.1.*freeze_vanilla"):
+        mr_rcnn_config.get_config("table5.alpha3")
+
+
 @functools.cache
 def _messages():
     return {
         ("guidance", "times"): "refine.guidance='times': allowed is mul, one_plus, normalised",
         ("info_flow", "C"): "refine.info_flow='C': allowed is B, Br, none",
-        ("iou", 1.5): "refine.iou=1.5: allowed is a number >= 0 and <= 1",
+        ("iou", 0.0): "refine.iou=0.0: allowed is a number > 0 and <= 1",
         ("cls", "yes"): "refine.cls='yes': allowed is True, False",
     }
 
