@@ -102,24 +102,23 @@ def _base(backbone: str, published: dict, source: str) -> Row:
 
 
 def _continued(backbone: str) -> Row:
-    return Row(
-        name=f"continued_{backbone}",
-        config=f"configs/mr_rcnn.py:mr_rcnn,{backbone},table3.base,pretrained",
-        label=f"{_LABELS['mask_rcnn']}, 9,000 more steps, {backbone}",
-        start_from=f"mask_rcnn_{backbone}",
-        baseline=f"mask_rcnn_{backbone}",
-    )
+    label = f"{_LABELS['mask_rcnn']}, 9,000 more steps"
+    return _more("continued", "table3.base", label, backbone)
 
 
 def _refined(name: str, backbone: str, published: dict, source: str) -> Row:
+    return _more(name, name, _LABELS[name], backbone, published=published, source=source)
+
+
+def _more(name: str, row: str, label: str, backbone: str, **more) -> Row:
+    """A row of configs/mr_rcnn.py that goes on from the backbone's Mask R-CNN, and is compared with it."""
     return Row(
         name=f"{name}_{backbone}",
-        config=f"configs/mr_rcnn.py:mr_rcnn,{backbone},{name},pretrained",
-        label=f"{_LABELS[name]}, {backbone}",
+        config=f"configs/mr_rcnn.py:mr_rcnn,{backbone},{row},pretrained",
+        label=f"{label}, {backbone}",
         start_from=f"mask_rcnn_{backbone}",
         baseline=f"mask_rcnn_{backbone}",
-        published=published,
-        source=source,
+        **more,
     )
 
 

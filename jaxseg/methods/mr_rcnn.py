@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxseg.methods import mask_rcnn, settings
 from jaxseg.modeling import layers
-from jaxseg.modeling.criterion import SampledSoftmax, Selection, Terms
+from jaxseg.modeling.criterion import SampledSoftmax, Selection, Terms, of_class
 from jaxseg.modeling.mask_head import MaskTargets
 from jaxseg.modeling.roi_heads import DetectionSettings, select_detections, weighted_mean
 from jaxseg.ops import boxes as boxes_lib
@@ -147,7 +147,7 @@ class RefiningTopology(nn.Module):
 
     def _decode(self, deltas, classes, boxes, pyramid: Pyramid) -> Float[Array, "B R 4"]:
         """The boxes that `deltas` give for `classes`, inside the image. No gradient, as in cascades."""
-        own = _of_class(deltas, classes)
+        own = of_class(deltas, classes)
         lower = self.test.two_sided_clamp
         decoded = boxes_lib.decode(own, boxes, self.task.coder, clip_lower=lower)
         return jax.lax.stop_gradient(boxes_lib.clip(decoded, pyramid.image_size))
@@ -177,9 +177,8 @@ class RefiningTopology(nn.Module):
         """The sampled RoIs, now on B, as the refining stage learns from them."""
         counted = selection.rois.stats
         if not self.switches.pseudo_labels:
-            counted = (
-                counted & selection.positive
-            )  # without a label of their own they have no guide
+            # Background has no label of its own that says which mask is to guide it.
+            counted = counted & selection.positive
         rois = RoIs(boxes, selection.rois.valid, counted)
         if self.switches.relabel:
             return self.refine_task.relabel(rois, targets, self.num_classes)
@@ -191,8 +190,8 @@ class RefiningTopology(nn.Module):
         if not self.switches.cls:
             refined_logits = jax.lax.stop_gradient(logits)
         terms = self.refine_task.loss(refined_logits, refined_deltas, again)
-        absent = {"classification": self.switches.cls, "box": self.switches.reg}
-        losses = {k: v for k, v in terms.losses.items() if absent.get(k, True)}
+        wanted = {"classification": self.switches.cls, "box": self.switches.reg}
+        losses = {k: v for k, v in terms.losses.items() if wanted.get(k, True)}
         return terms.replace(losses=_prefixed(losses), log=_prefixed(terms.log))
 
     def _first_mask_losses(self, outputs, selection: Selection, boxes, terms: Terms, targets):
@@ -267,11 +266,6 @@ def _normalised(pool, pyramid, boxes, guide, size):
     # One channel is less than the kernels take.
     weight = functools.partial(pool, implementation="xla")(ones, boxes, guide, size)
     return pool(pyramid, boxes, guide, size) / jnp.maximum(weight, 1e-6)
-
-
-def _of_class(deltas: Float[Array, "B R G 4"], classes: Int[Array, "B R"]) -> Array:
-    group = jnp.clip(classes, 0, deltas.shape[2] - 1)
-    return jnp.take_along_axis(deltas, group[..., None, None], 2)[:, :, 0]
 
 
 def _prefixed(values: Mapping[str, Any]) -> dict[str, Any]:

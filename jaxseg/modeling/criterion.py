@@ -192,6 +192,12 @@ class SampledRPN(SampledTask):
         return jax.nn.sigmoid(logits)
 
 
+def of_class(deltas: Float[Array, "B R G 4"], classes: Int[Array, "B R"]) -> Float[Array, "B R 4"]:
+    """The deltas of each RoI's class; with one group (class-agnostic boxes) always those. -1 and K give any."""
+    group = jnp.clip(classes, 0, deltas.shape[2] - 1)
+    return jnp.take_along_axis(deltas, group[..., None, None], 2)[:, :, 0]
+
+
 class SampledSoftmax(SampledTask):
     """Softmax over K classes and background (the last); both losses are means over all sampled RoIs of the batch."""
 
@@ -210,8 +216,7 @@ class SampledSoftmax(SampledTask):
         counted = selection.rois.stats
         total = jnp.maximum(counted.sum(), 1)
         error = classification.softmax_cross_entropy(logits, selection.classes, where=counted)
-        group = jnp.clip(selection.classes, 0, deltas.shape[2] - 1)
-        own = jnp.take_along_axis(deltas, group[..., None, None], 2)[:, :, 0]
+        own = of_class(deltas, selection.classes)
         losses = {
             "classification": error.sum() / total,
             "box": self.box_loss(own, selection).sum() / total,
