@@ -3,8 +3,9 @@
     python -m benchmarks.refining                                              # a CPU: one image of 512 x 512
     python -m benchmarks.refining --size=800,1344 --batch_size=8 --dtype=bfloat16 --json=docs/benchmarks/refining.json
 
-Random weights and pixels: shapes are static, so what is found changes nothing about the time. The models take turns,
-and ratios are those of the medians within one run. Memory is what XLA plans for temporaries.
+Random weights and pixels: shapes are static, and what is found changes little about the time (the suppression takes as
+many rounds as it keeps boxes). The models take turns, and ratios are those of the medians within one run. Memory is
+what XLA plans for temporaries.
 """
 
 from __future__ import annotations

@@ -182,8 +182,13 @@ class RefiningTopology(nn.Module):
         rois = RoIs(boxes, selection.rois.valid, counted)
         if self.switches.relabel:
             return self.refine_task.relabel(rois, targets, self.num_classes)
-        classes = jnp.where(counted, selection.classes, -1)
-        return selection.replace(rois=rois, classes=classes)
+        # Nothing asks of B to lie on the object here: deltas from a box without extent would be without bound.
+        counted = counted & ((boxes[..., 2:] - boxes[..., :2]) >= 1.0).all(-1)
+        return selection.replace(
+            rois=rois.replace(stats=counted),
+            classes=jnp.where(counted, selection.classes, -1),
+            positive=selection.positive & counted,
+        )
 
     def _refined_terms(self, logits, refined_logits, refined_deltas, again: Selection) -> Terms:
         """The task's loss of the parts that there are."""
@@ -192,7 +197,8 @@ class RefiningTopology(nn.Module):
         terms = self.refine_task.loss(refined_logits, refined_deltas, again)
         wanted = {"classification": self.switches.cls, "box": self.switches.reg}
         losses = {k: v for k, v in terms.losses.items() if wanted.get(k, True)}
-        return terms.replace(losses=_prefixed(losses), log=_prefixed(terms.log))
+        log = {k: v for k, v in terms.log.items() if self.switches.cls or k != "roi_accuracy"}
+        return terms.replace(losses=_prefixed(losses), log=_prefixed(log))
 
     def _first_mask_losses(self, outputs, selection: Selection, boxes, terms: Terms, targets):
         """The vanilla mask head's, on B. All positives lie in the first slots."""
@@ -344,9 +350,7 @@ def build(config) -> mask_rcnn.MaskRCNN:
             flow=flow,
             guided_pool=guided,
             task=heads.task,
-            refine_task=dataclasses.replace(
-                heads.task, positive_iou=refine.iou, negative_iou=refine.iou
-            ),
+            refine_task=heads.task.at(refine.iou),
             num_classes=heads.num_classes,
             test=heads.test,
             switches=Switches(

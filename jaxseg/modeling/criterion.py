@@ -78,6 +78,16 @@ class SampledTask:
     def max_positives(self) -> int:
         return sampling.max_positives(self.samples, self.positive_fraction)
 
+    def at(self, iou: float, coder: Sequence[float] | None = None) -> SampledTask:
+        """The same task for a later stage: `iou` makes a candidate positive, and an object's best one needs it too."""
+        return dataclasses.replace(
+            self,
+            positive_iou=iou,
+            negative_iou=iou,
+            low_quality_iou=max(iou, self.low_quality_iou),
+            coder=coder or self.coder,
+        )
+
     def sample(
         self,
         key: Key[Array, ""],

@@ -13,6 +13,7 @@ import pytest
 
 from configs import mr_rcnn as mr_rcnn_config
 from jaxseg import methods
+from jaxseg.modeling.criterion import Selection
 from jaxseg.modeling.mask_head import FCNMaskHead
 from jaxseg.structures import Pyramid, RoIs
 from tests.methods import tiny
@@ -281,14 +282,38 @@ def test_where_mask_features_come_from_matters_to_refined_masks_alone(inputs, va
 
 
 def test_what_no_longer_fits_its_object_becomes_background(inputs, variables):
-    """Every B a fiftieth as wide as its RoI: no foreground is left, unless RoIs keep their labels."""
+    """Every B a third as wide as its RoI: no foreground is left, unless RoIs keep their labels."""
     moved = jax.tree.map(lambda x: x, variables)
     layer = moved["params"]["box_head"]["deltas"]
-    layer["bias"] = layer["bias"].reshape(-1, 4).at[:, 2].add(-20.0).reshape(-1)
+    layer["bias"] = layer["bias"].reshape(-1, 4).at[:, 2].add(-5.0).reshape(-1)
     again = losses(inputs, moved)
     assert again["mask"] > 0 and again["refine_mask"] == again["refine_box"] == 0
     kept = losses(inputs, moved, relabel=False)
     assert kept["refine_mask"] > 0 and kept["refine_box"] > 0
+
+
+def test_boxes_without_extent_teach_nothing(inputs, variables):
+    """RoIs that keep their labels, moved off the image: a delta from such a B to its object would have no bound."""
+    moved = jax.tree.map(lambda x: x, variables)
+    layer = moved["params"]["box_head"]["deltas"]
+    layer["bias"] = layer["bias"].reshape(-1, 4).at[:, 0].add(1000.0).reshape(-1)
+    found = losses(inputs, moved, relabel=False)
+    assert found["mask"] > 0 and found["refine_box"] == found["refine_mask"] == 0
+
+
+def test_rows_log_what_they_train():
+    """Without a classifier of its own, the refining stage has no accuracy."""
+    log = {}
+    for cls in (True, False):
+        module = heads(cls=cls)
+        numbers = jnp.zeros((1, 2, tiny.CLASSES + 1)), jnp.zeros((1, 2, tiny.CLASSES, 4))
+        boxes = jnp.array([[[0, 0, 9, 9], [5, 5, 9, 9]]], jnp.float32)
+        yes = jnp.ones((1, 2), bool)
+        matched = jnp.zeros((1, 2), jnp.int32)
+        again = Selection(RoIs(boxes, yes, yes), matched, matched, yes, matched, boxes)
+        terms = module.apply({}, numbers[0], *numbers, again, method="_refined_terms")
+        log[cls] = set(terms.log)
+    assert log[True] - log[False] == {"refine_accuracy"} and "refine_positives" in log[False]
 
 
 def test_masks_of_56_pixels(inputs):

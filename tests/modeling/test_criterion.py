@@ -1,5 +1,7 @@
 """Which candidates count, and what the softmax criterion makes of them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +52,20 @@ def test_negatives_on_a_crowd_are_ignored_and_positives_are_not(softmax):
     chosen = softmax.rpn.select(jax.random.key(0), _ANCHORS, jnp.ones((1, 5), bool), targets)
     counted = np.asarray(chosen.rois.valid[0])
     assert set(np.asarray(chosen.index[0])[counted]) == {0, 3}
+
+
+def test_a_later_stage_asks_for_more_of_everything(softmax):
+    """MMDetection's `min_pos_iou` of a stage is its IoU: an object's best candidate below it stays background."""
+    first = dataclasses.replace(softmax.roi, low_quality="reassign", low_quality_iou=0.5)
+    boxes = jnp.array([[[0, 0, 10, 6]]], jnp.float32)
+    one = jnp.ones((1, 1), bool)
+    targets = _targets([[0, 0, 10, 10]], [2])
+    positive = {
+        iou: bool(first.at(iou).relabel(RoIs(boxes, one, one), targets, 3).positive[0, 0])
+        for iou in (0.5, 0.7)
+    }
+    assert positive == {0.5: True, 0.7: False}
+    assert first.at(0.6, coder=(20, 20, 10, 10)).coder == (20, 20, 10, 10)
 
 
 def test_rpn_loss_by_hand(softmax):
