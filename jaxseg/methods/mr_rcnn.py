@@ -19,14 +19,20 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from jaxseg.methods import mask_rcnn, settings
 from jaxseg.modeling import layers
-from jaxseg.modeling.criterion import SampledSoftmax, Selection, Terms, of_class
+from jaxseg.modeling.criterion import SampledSoftmax, Selection, Terms
 from jaxseg.modeling.mask_head import MaskTargets
-from jaxseg.modeling.roi_heads import DetectionSettings, select_detections, weighted_mean
-from jaxseg.ops import boxes as boxes_lib
+from jaxseg.modeling.roi_heads import (
+    DetectionSettings,
+    first_slots,
+    next_boxes,
+    select_detections,
+    take_slots,
+    weighted_mean,
+)
 from jaxseg.ops import shards
 from jaxseg.ops.roi_align import shape_aware_roi_align
 from jaxseg.structures import Detections, MaskOutputs, Pyramid, RoIs, Targets
@@ -147,10 +153,10 @@ class RefiningTopology(nn.Module):
 
     def _decode(self, deltas, classes, boxes, pyramid: Pyramid) -> Float[Array, "B R 4"]:
         """The boxes that `deltas` give for `classes`, inside the image. No gradient, as in cascades."""
-        own = of_class(deltas, classes)
-        lower = self.test.two_sided_clamp
-        decoded = boxes_lib.decode(own, boxes, self.task.coder, clip_lower=lower)
-        return jax.lax.stop_gradient(boxes_lib.clip(decoded, pyramid.image_size))
+        clamp = self.test.two_sided_clamp
+        return next_boxes(
+            deltas, classes, boxes, pyramid.image_size, self.task.coder, two_sided_clamp=clamp
+        )
 
     def _fuse(self, logits: Array, refined: Array) -> Array:
         """S = (S^b + alpha S^r) / (1 + alpha), on logits."""
@@ -214,8 +220,8 @@ class RefiningTopology(nn.Module):
         self, pyramid, again: Selection, outputs, deltas, terms: Terms, targets, train: bool
     ):
         """The refining mask head's, on B^r of the foreground: of at most as many RoIs an image as were sampled."""
-        slots = _first(again.positive, self.task.max_positives)
-        picked, deltas, weights = _take((again, deltas, terms.mask_weights), slots)
+        slots = first_slots(again.positive, self.task.max_positives)
+        picked, deltas, weights = take_slots((again, deltas, terms.mask_weights), slots)
         boxes = self._decode(deltas, picked.classes, picked.rois.boxes, pyramid)
         rois = RoIs(boxes, picked.rois.valid & picked.positive, picked.positive)
         context = self._context(pyramid, rois, picked.classes, outputs, slots, train)
@@ -231,7 +237,7 @@ class RefiningTopology(nn.Module):
         if self.switches.info_flow == "Br":
             outputs = self.mask_head(pyramid, rois, classes, train=train)
             return self.flow(outputs.features)
-        return self.flow(_take(outputs.features, slots))
+        return self.flow(take_slots(outputs.features, slots))
 
 
 class Flow(nn.Module):
@@ -277,16 +283,6 @@ def _normalised(pool, pyramid, boxes, guide, size):
 def _prefixed(values: Mapping[str, Any]) -> dict[str, Any]:
     # A log entry `roi_positives` becomes `refine_positives`.
     return {PREFIX + name.removeprefix("roi_"): value for name, value in values.items()}
-
-
-def _first(wanted: Bool[Array, "B S"], count: int) -> Int[Array, "B P"]:
-    """The slots of the first `count` that are wanted, then of others."""
-    return jnp.argsort(~wanted, axis=1, stable=True)[:, :count].astype(jnp.int32)
-
-
-def _take(tree: Any, slots: Int[Array, "B P"]) -> Any:
-    """The given slots of every (B, S, ...) array."""
-    return jax.tree.map(lambda x: jax.vmap(lambda image, i: image[i])(x, slots), tree)
 
 
 def _best(count: int, scores: Float[Array, "B R K"], tree: Any) -> Any:

@@ -9,6 +9,7 @@ Here is the single topology of Mask R-CNN: one box head, then one mask head on w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxseg.modeling.criterion import SampledSoftmax, Selection, Terms
+from jaxseg.modeling.criterion import SampledSoftmax, Selection, Terms, of_class
 from jaxseg.modeling.mask_head import MaskTargets
 from jaxseg.ops import boxes as boxes_lib
 from jaxseg.ops import nms as nms_lib
@@ -91,6 +92,31 @@ def weighted_mean(values: Float[Array, "B R"], weights: Float[Array, "B R"]) -> 
     """sum(w v) / sum(w) over the global batch; 0 where no weight is."""
     total = jnp.where(weights > 0, values * weights, 0.0).sum()
     return total / jnp.maximum(weights.sum(), 1e-6)
+
+
+def next_boxes(
+    deltas: Float[Array, "B R G 4"],
+    classes: Int[Array, "B R"],
+    boxes: Float[Array, "B R 4"],
+    image_size: Float[Array, "B 2"],
+    coder: Sequence[float],
+    *,
+    two_sided_clamp: bool,
+) -> Float[Array, "B R 4"]:
+    """The boxes that another stage looks at: `deltas` of `classes`, decoded and clipped to the image, no gradient."""
+    own = of_class(deltas, classes)
+    decoded = boxes_lib.decode(own, boxes, coder, clip_lower=two_sided_clamp)
+    return jax.lax.stop_gradient(boxes_lib.clip(decoded, image_size))
+
+
+def first_slots(wanted: Bool[Array, "B S"], count: int) -> Int[Array, "B P"]:
+    """The slots of the first `count` that are wanted, then of others."""
+    return jnp.argsort(~wanted, axis=1, stable=True)[:, :count].astype(jnp.int32)
+
+
+def take_slots(tree: Any, slots: Int[Array, "B P"]) -> Any:
+    """The given slots of every (B, S, ...) array."""
+    return jax.tree.map(lambda x: jax.vmap(lambda image, i: image[i])(x, slots), tree)
 
 
 def select_detections(
