@@ -169,6 +169,7 @@ def model() -> ConfigDict:
     config.mask_head.norm = "none"
     config.mask_head.soft_targets = False  # learn the share of a cell that is covered, not 0 or 1
     config.mask_head.class_agnostic = False
+    config.maskplus = maskplus()
     config.refine = refine()
     config.criterion = criterion()
     config.test = ConfigDict()
@@ -181,6 +182,22 @@ def model() -> ConfigDict:
     config.test.refine_topk = 1000  # of mr_rcnn: so many proposals an image are refined
     config.test.mask_threshold = 0.5
     config.test.paste = "continuous"  # or torchvision: boxes are cut to whole pixels
+    return config
+
+
+def maskplus() -> ConfigDict:
+    """The techniques of MaskPlus (WACV 2020), each on its own and in every method; by default none."""
+    config = ConfigDict()
+    config.context = ()  # widths of contextual fusion, the paper's best: (720, 512, 512, 256)
+    config.context_level = 5  # P5; 2 to 5
+    config.pyramid = "none"  # deconvolutional pyramid: pooled: back to 14x14 | doubled: to 28x28
+    config.boundary = "none"  # refinement of the mask logits: none | original | improved
+    config.boundary_kernels = (1, 3)  # of improved; or (3, 3)
+    config.boundary_norm = "image"  # its batch norm: statistics of each image | batch: of all
+    config.quasi = "none"  # another mask branch in training: none | half | double (the size)
+    config.mask_out = "doubled"  # 28x28 masks; pooled: 14x14, the paper's control of quasi
+    config.alpha = 1.0  # weight of the mask losses in the first part of training; paper: 1.5
+    config.alpha_until = 0.5  # of all steps
     return config
 
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.methods import mask_rcnn, mr_rcnn, settings
+from jaxseg.methods import mask_rcnn, maskplus, mr_rcnn, settings
 from jaxseg.structures import Batch
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
@@ -29,7 +29,10 @@ def build(config) -> nn.Module:
     """
     if config.method not in BUILDERS:
         raise ValueError(f"method={config.method!r}: allowed are {', '.join(BUILDERS)}.")
-    settings.validate(config, RULES.get(config.method, {}))
+    rules = dict(RULES.get(config.method, {}))
+    if "maskplus" in config.model:  # runs of earlier versions have no such group
+        rules |= maskplus.RULES
+    settings.validate(config, rules)
     return BUILDERS[config.method](config)
 
 
@@ -47,7 +50,7 @@ def class_layers(config) -> tuple[str, ...]:
     """Patterns (see `jaxseg.paths`) of the parameters whose shape depends on the number of classes."""
     predictors = "classes" if config.model.box_head.class_agnostic else "(classes|deltas)"
     boxes = f"roi_heads/(refine_)?box_head/{predictors}"
-    masks = "roi_heads/(refine_)?mask_head/predictor"
+    masks = f"roi_heads/(refine_)?mask_head/({'|'.join(('predictor', *maskplus.CLASS_PARTS))})"
     return (boxes,) if config.model.mask_head.class_agnostic else (boxes, masks)
 
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from jaxseg.methods import maskplus
 from jaxseg.modeling import box_head, criterion, fpn, layers, mask_head, norms, resnet, roi_heads
 from jaxseg.modeling import rpn as rpn_lib
 from jaxseg.ops.roi_align import Sampling, roi_align
@@ -100,6 +102,7 @@ def build(config) -> MaskRCNN:
     dtype = jnp.dtype(model.dtype)
     num_classes = model.num_classes
     losses = criterion.CRITERIA[model.criterion.name](model.criterion)
+    losses = dataclasses.replace(losses, mask_weight=maskplus.mask_weight(config))
     sampling = Sampling(**model.roi_sampling, own_cells=model.ignore_padding)
     pool = functools.partial(roi_align, sampling=sampling, implementation=model.roi_align)
     return MaskRCNN(
@@ -148,16 +151,7 @@ def build(config) -> MaskRCNN:
                 norm=norms.by_name(model.box_head.norm),
                 dtype=dtype,
             ),
-            mask_head=mask_head.FCNMaskHead(
-                num_maps=1 if model.mask_head.class_agnostic else num_classes,
-                pool=pool,
-                pool_size=model.mask_head.pool,
-                channels=model.mask_head.channels,
-                convs=model.mask_head.convs,
-                norm=norms.by_name(model.mask_head.norm),
-                soft_targets=model.mask_head.soft_targets,
-                dtype=dtype,
-            ),
+            mask_head=_mask_head(model, pool, dtype),
             task=losses.roi,
             num_classes=num_classes,
             test=roi_heads.DetectionSettings(
@@ -173,4 +167,19 @@ def build(config) -> MaskRCNN:
         pixel_mean=tuple(model.pixel_mean),
         pixel_std=tuple(model.pixel_std),
         dtype=dtype,
+    )
+
+
+def _mask_head(model, pool, dtype) -> mask_head.FCNMaskHead:
+    num_maps = 1 if model.mask_head.class_agnostic else model.num_classes
+    return mask_head.FCNMaskHead(
+        num_maps=num_maps,
+        pool=pool,
+        pool_size=model.mask_head.pool,
+        channels=model.mask_head.channels,
+        convs=model.mask_head.convs,
+        norm=norms.by_name(model.mask_head.norm),
+        soft_targets=model.mask_head.soft_targets,
+        dtype=dtype,
+        **maskplus.parts(model, pool, num_maps, dtype),
     )

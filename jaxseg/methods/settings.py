@@ -35,12 +35,12 @@ def whole(low: int) -> Rule:
     return lambda v: _is_whole(v) and v >= low, f"a whole number >= {low}"
 
 
-def several(rule: Rule, count: int | None = None) -> Rule:
+def several(rule: Rule, count: int | None = None, *, least: int = 1) -> Rule:
     holds, words = rule
-    size = "one or more" if count is None else str(count)
+    size = {0: "any number", 1: "one or more"}[least] if count is None else str(count)
 
     def all_hold(v):
-        if not isinstance(v, tuple | list) or not v or count not in (None, len(v)):
+        if not isinstance(v, tuple | list) or len(v) < least or count not in (None, len(v)):
             return False
         return all(holds(x) for x in v)
 

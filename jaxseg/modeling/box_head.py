@@ -52,7 +52,16 @@ class FCBoxHead(nn.Module):
         x = (pool or self.pool)(pyramid, rois.boxes, self.pool_size)
         if self.convs:
             flat = x.reshape(-1, *x.shape[2:])
-            x = self._convolve(flat, rois.stats, train).reshape(*x.shape[:-1], self.channels)
+            flat = layers.convolutions(
+                flat,
+                count=self.convs,
+                channels=self.channels,
+                norm=self.norm,
+                cells=layers.cells_of_rois(rois.stats, flat.shape[1:3]),
+                dtype=self.dtype,
+                train=train,
+            )
+            x = flat.reshape(*x.shape[:-1], self.channels)
         x = x.reshape(*x.shape[:2], -1)
 
         def dense(size, init, name):
@@ -69,11 +78,3 @@ class FCBoxHead(nn.Module):
         deltas = predict(self.num_boxes * 4, layers.normal(0.001), "deltas")
         deltas = deltas.reshape(*deltas.shape[:2], self.num_boxes, 4)
         return precision.at_least_float32(logits), precision.at_least_float32(deltas)
-
-    def _convolve(self, x: Array, stats: Array, train: bool) -> Array:
-        cells = layers.cells_of_rois(stats, x.shape[1:3])
-        bias = self.norm is norms.Identity
-        for index in range(self.convs):
-            conv = layers.conv(self.channels, 3, bias=bias, dtype=self.dtype, name=f"conv{index}")
-            x = nn.relu(self.norm(name=f"norm{index}")(conv(x), mask=cells, train=train))
-        return x

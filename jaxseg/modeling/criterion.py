@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.struct
 import jax
@@ -244,23 +244,26 @@ class SampledSoftmax(SampledTask):
 
 @dataclasses.dataclass(frozen=True)
 class SoftmaxCriterion:
-    """Mask R-CNN's criterion. `weights` scales each loss by its name."""
+    """Mask R-CNN's criterion. `weights` scales each loss by its name, and `mask_weight(step)` all those of masks."""
 
     rpn: SampledRPN
     roi: SampledSoftmax
     weights: Mapping[str, float]
+    mask_weight: Callable[[Array], Array] | None = None
 
     def total(
         self, terms: Sequence[Terms], mask_losses: Mapping[str, Float[Array, ""]], step: Array
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The weighted sum, and every loss (unweighted) and log entry by name."""
-        del step  # nothing changes during training
         losses = dict(mask_losses)
         for term in terms:
             losses |= term.losses
-        total = sum(self.weights.get(name, 1.0) * value for name, value in losses.items())
+        weighted = {name: self.weights.get(name, 1.0) * value for name, value in losses.items()}
         log = {name: value for term in terms for name, value in term.log.items()}
-        return precision.at_least_float32(total), losses | log
+        if self.mask_weight is not None:
+            log["mask_weight"] = self.mask_weight(step)
+            weighted |= {name: log["mask_weight"] * weighted[name] for name in mask_losses}
+        return precision.at_least_float32(sum(weighted.values())), losses | log
 
 
 def softmax(config) -> SoftmaxCriterion:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+from jaxseg.modeling import norms
 
 # He et al. 2015 in Caffe2's two forms: `msra` keeps the variance of gradients, `xavier` that of activations.
 msra = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -36,6 +40,24 @@ def conv(
         dtype=dtype,
         name=name,
     )
+
+
+def convolutions(
+    x: Float[Array, "N H W C"],
+    *,
+    count: int,
+    channels: int,
+    norm: Callable[..., nn.Module],
+    cells: Bool[Array, "N H W"] | None,
+    dtype: jnp.dtype,
+    train: bool,
+) -> Float[Array, "N H W D"]:
+    """`count` 3x3 convolutions, each with `norm` and ReLU: conv0, norm0, conv1, ... of the module that calls this."""
+    bias = norm is norms.Identity
+    for index in range(count):
+        x = conv(channels, 3, bias=bias, dtype=dtype, name=f"conv{index}")(x)
+        x = nn.relu(norm(name=f"norm{index}")(x, mask=cells, train=train))
+    return x
 
 
 class Deconv2x2(nn.Module):

@@ -76,6 +76,13 @@ class FCNMaskHead(nn.Module):
       num_maps: K, or 1 for class-agnostic masks.
       pool: RoIAlign on a pyramid.
       soft_targets: learns the share of each cell that the object covers, as torchvision does, instead of 0 or 1.
+
+    Parts that a method may add, each the constructor of a module, None by default:
+      image_context: (pyramid, size) -> (B, 1, size, size, C), added to what is pooled for every RoI.
+      feature_refinement: (N, h, w, C) -> (N, h', w', C), between the convolutions and the deconvolution.
+      upsample: False leaves out the deconvolution.
+      logit_refinement: (B, R, h, w, K) logits of all maps, and which RoIs enter statistics -> logits of that shape.
+      auxiliary: another branch on what is pooled, in training only -> (B, R, h', w') logits of the RoIs' classes.
     """
 
     num_maps: int
@@ -85,6 +92,11 @@ class FCNMaskHead(nn.Module):
     convs: int = 4
     norm: Callable[..., nn.Module] = norms.Identity
     soft_targets: bool = False
+    image_context: Callable[..., nn.Module] | None = None
+    feature_refinement: Callable[..., nn.Module] | None = None
+    upsample: bool = True
+    logit_refinement: Callable[..., nn.Module] | None = None
+    auxiliary: Callable[..., nn.Module] | None = None
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -101,25 +113,54 @@ class FCNMaskHead(nn.Module):
         x = self.pool(pyramid, rois.boxes, self.pool_size)
         if context is not None:
             x = x + context
+        if self.image_context is not None:
+            x = x + self.image_context(name="image_context")(pyramid, self.pool_size)
+        extra = {}
+        if self.auxiliary is not None and train:
+            extra["auxiliary"] = self.auxiliary(name="auxiliary")(x, rois, classes, train=train)
         flat = x.reshape(-1, *x.shape[2:])
-        cells = layers.cells_of_rois(rois.stats, flat.shape[1:3])
-        for index in range(self.convs):
-            bias = self.norm is norms.Identity
-            flat = layers.conv(self.channels, 3, bias=bias, dtype=self.dtype, name=f"conv{index}")(
-                flat
-            )
-            flat = nn.relu(self.norm(name=f"norm{index}")(flat, mask=cells, train=train))
+        flat = layers.convolutions(
+            flat,
+            count=self.convs,
+            channels=self.channels,
+            norm=self.norm,
+            cells=layers.cells_of_rois(rois.stats, flat.shape[1:3]),
+            dtype=self.dtype,
+            train=train,
+        )
         features = flat.reshape(*x.shape[:2], *flat.shape[1:])
-        up = layers.Deconv2x2(self.channels, self.dtype, name="deconv")(flat)
-        up = nn.relu(up).reshape(*x.shape[:2], *up.shape[1:])
-        logits = ClassConv(self.num_maps, self.dtype, name="predictor")(up, classes)
-        return MaskOutputs(logits, features)
+        if self.feature_refinement is not None:
+            flat = self.feature_refinement(name="feature_refinement")(flat)
+        if self.upsample:
+            flat = nn.relu(layers.Deconv2x2(self.channels, self.dtype, name="deconv")(flat))
+        fine = flat.reshape(*x.shape[:2], *flat.shape[1:])
+        return MaskOutputs(self._predict(fine, rois, classes, train), features, extra)
+
+    def _predict(self, x: Array, rois: RoIs, classes: Array | None, train: bool) -> Array:
+        predictor = ClassConv(self.num_maps, self.dtype, name="predictor")
+        if self.logit_refinement is None:
+            return predictor(x, classes)
+        refine = self.logit_refinement(name="logit_refinement")
+        logits = refine(predictor(x, None), rois.stats, train=train)
+        return logits if classes is None else _of_class(logits, classes)
 
     def losses(self, outputs: MaskOutputs, targets: MaskTargets) -> dict[str, Float[Array, "B R"]]:
-        """Binary cross-entropy, the mean over each RoI's pixels."""
-        size = outputs.logits.shape[-1]
+        """Binary cross-entropy, the mean over each RoI's pixels; that of the auxiliary branch is `mask_auxiliary`."""
+        losses = {"mask": self._loss(outputs.logits, targets)}
+        if "auxiliary" in outputs.extra:
+            losses["mask_auxiliary"] = self._loss(outputs.extra["auxiliary"], targets)
+        return losses
+
+    def _loss(self, logits: Float[Array, "B R S S"], targets: MaskTargets) -> Float[Array, "B R"]:
+        size = logits.shape[-1]
         wanted = targets.soft_masks(size) if self.soft_targets else targets.masks(size)
-        return {"mask": mask_losses.binary_cross_entropy(outputs.logits, wanted)}
+        return mask_losses.binary_cross_entropy(logits, wanted)
 
     def probabilities(self, outputs: MaskOutputs) -> Float[Array, "B R h w"]:
         return jax.nn.sigmoid(outputs.logits)
+
+
+def _of_class(maps: Float[Array, "B R h w K"], classes: Int[Array, "B R"]) -> Array:
+    """The map of each RoI's class; padded and background RoIs: any will do."""
+    index = jnp.clip(classes, 0, maps.shape[-1] - 1)[..., None, None, None]
+    return jnp.take_along_axis(maps, index, -1)[..., 0]

@@ -38,10 +38,15 @@ class FrozenBatchNorm(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch norm over the valid elements of the global batch. Without any, the running statistics serve, unchanged."""
+    """Batch norm over the valid elements of the global batch. Without any, the running statistics serve, unchanged.
+
+    With `per_image`, every image (the leading axis) is normalised by statistics of its own, as if it were alone on its
+    device; the running ones then follow the mean of those of the images that have any.
+    """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
+    per_image: bool = False
 
     @nn.compact
     def __call__(
@@ -54,15 +59,16 @@ class BatchNorm(nn.Module):
         ra_var = self.variable("batch_stats", "var", lambda: jnp.ones(shape))
         mean, var = ra_mean.value, ra_var.value
         if train:
-            axes = tuple(range(x.ndim - 1))
-            batch_mean, batch_var, count = _moments(x, mask, axes)
-            batch_mean, batch_var = batch_mean.reshape(shape), batch_var.reshape(shape)
-            seen = count.reshape(()) > 0
-            mean, var = jnp.where(seen, batch_mean, mean), jnp.where(seen, batch_var, var)
+            axes = tuple(range(int(self.per_image), x.ndim - 1))
+            own_mean, own_var, count = _moments(x, mask, axes)
+            seen = count > 0
             if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
-                keep = jnp.where(seen, self.momentum, 1.0)
-                ra_mean.value = keep * ra_mean.value + (1 - keep) * batch_mean
-                ra_var.value = keep * ra_var.value + (1 - keep) * batch_var
+                share = seen / jnp.maximum(seen.sum(), 1)
+                keep = jnp.where(seen.any(), self.momentum, 1.0)
+                for running, own in ((ra_mean, own_mean), (ra_var, own_var)):
+                    own = (own * share).reshape(-1, *shape).sum(0)
+                    running.value = keep * running.value + (1 - keep) * own
+            mean, var = jnp.where(seen, own_mean, mean), jnp.where(seen, own_var, var)
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
         return x * factor.astype(x.dtype) + (bias - mean * factor).astype(x.dtype)
 
