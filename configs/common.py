@@ -171,6 +171,7 @@ def model() -> ConfigDict:
     config.mask_head.class_agnostic = False
     config.maskplus = maskplus()
     config.refine = refine()
+    config.cascade = cascade()
     config.criterion = criterion()
     config.test = ConfigDict()
     config.test.score = 0.05
@@ -220,6 +221,18 @@ def refine() -> ConfigDict:
         "B"  # mask features from the first box | Br: computed again on the refined one | none
     )
     config.flow_relu = True  # after their 1x1 convolution
+    return config
+
+
+def cascade() -> ConfigDict:
+    """What `method="cascade_mask_rcnn"` adds (Cai & Vasconcelos 2018); the other methods do not use it."""
+    config = ConfigDict()
+    config.ious = (0.5, 0.6, 0.7)  # with an object, from which a box of each stage is foreground
+    config.coders = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
+    config.loss_weights = (1.0, 1.0, 1.0)  # of the stages; MMDetection: 1, 0.5, 0.25
+    config.scale_gradient = True  # of the box heads' features, by 1 / stages (MMDetection: not)
+    config.average = "probabilities"  # of the stages are a detection's scores | logits
+    config.mask_heads = 1  # on the proposals; or one a stage, on its boxes (MMDetection)
     return config
 
 
