@@ -9,14 +9,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.methods import mask_rcnn, maskplus, mr_rcnn, settings
+from jaxseg.methods import cascade_mask_rcnn, mask_rcnn, maskplus, mr_rcnn, settings
 from jaxseg.structures import Batch
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "mask_rcnn": mask_rcnn.build,
     "mr_rcnn": mr_rcnn.build,
+    "cascade_mask_rcnn": cascade_mask_rcnn.build,
 }
-RULES = {"mr_rcnn": mr_rcnn.RULES}  # of the settings that only one method has
+RULES = {  # of the settings that only one method has
+    "mr_rcnn": mr_rcnn.RULES,
+    "cascade_mask_rcnn": cascade_mask_rcnn.RULES,
+}
 
 
 def build(config) -> nn.Module:
@@ -49,8 +53,9 @@ def count_parameters(config) -> int:
 def class_layers(config) -> tuple[str, ...]:
     """Patterns (see `jaxseg.paths`) of the parameters whose shape depends on the number of classes."""
     predictors = "classes" if config.model.box_head.class_agnostic else "(classes|deltas)"
-    boxes = f"roi_heads/(refine_)?box_head/{predictors}"
-    masks = f"roi_heads/(refine_)?mask_head/({'|'.join(('predictor', *maskplus.CLASS_PARTS))})"
+    boxes = rf"roi_heads/(refine_)?box_head(_\d+)?/{predictors}"
+    parts = "|".join(("predictor", *maskplus.CLASS_PARTS))
+    masks = rf"roi_heads/(refine_)?mask_head(_\d+)?/({parts})"
     return (boxes,) if config.model.mask_head.class_agnostic else (boxes, masks)
 
 

@@ -67,13 +67,7 @@ class SingleTopology(nn.Module):
         first, weights = jax.tree.map(
             lambda x: x[:, : self.task.max_positives], (selection, terms.mask_weights)
         )
-        rois = RoIs(first.rois.boxes, first.rois.valid & first.positive, first.positive)
-        outputs = self.mask_head(pyramid, rois, first.classes, train=train)
-        wanted = MaskTargets(targets, first.matched, rois.boxes)
-        return {
-            name: weighted_mean(loss, weights)
-            for name, loss in self.mask_head.losses(outputs, wanted).items()
-        }
+        return mask_losses(self.mask_head, pyramid, first, weights, targets, train=train)
 
     def detect(self, pyramid: Pyramid, proposals: RoIs) -> Detections:
         """Scores, boxes, per-class suppression; then masks on the boxes that are left."""
@@ -86,6 +80,23 @@ class SingleTopology(nn.Module):
         rois = RoIs(boxes, valid, valid)
         outputs = self.mask_head(pyramid, rois, classes, train=False)
         return Detections(boxes, scores, classes, valid, self.mask_head.probabilities(outputs))
+
+
+def mask_losses(
+    head: nn.Module,
+    pyramid: Pyramid,
+    foreground: Selection,
+    weights: Float[Array, "B P"],
+    targets: Targets,
+    *,
+    train: bool,
+) -> dict[str, Float[Array, ""]]:
+    """A mask head's losses on the positive RoIs of a selection, averaged over the global batch."""
+    positive = foreground.positive
+    rois = RoIs(foreground.rois.boxes, foreground.rois.valid & positive, positive)
+    outputs = head(pyramid, rois, foreground.classes, train=train)
+    wanted = MaskTargets(targets, foreground.matched, rois.boxes)
+    return {name: weighted_mean(x, weights) for name, x in head.losses(outputs, wanted).items()}
 
 
 def weighted_mean(values: Float[Array, "B R"], weights: Float[Array, "B R"]) -> Float[Array, ""]:

@@ -1,0 +1,249 @@
+"""Cascade Mask R-CNN (Cai & Vasconcelos 2018, arXiv 1712.00726; 2019, arXiv 1906.09756): box heads one after another.
+
+  proposals -> box_head_0 -> boxes -> box_head_1 -> boxes -> box_head_2 -> boxes      (any number of stages from two)
+               IoU 0.5               IoU 0.6               IoU 0.7
+
+Each stage learns from the boxes of the one before, which lie better, so it can ask for a higher IoU of its foreground.
+What is found has the boxes of the last stage and the scores of all. There is one mask head, trained on the proposals,
+or one for each stage, trained on its boxes. Everything but the RoI heads is `mask_rcnn`, with whatever mask head and
+criterion the config asks for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from jaxseg.methods import mask_rcnn, settings
+from jaxseg.modeling.criterion import SampledSoftmax, Selection, Terms
+from jaxseg.modeling.roi_heads import (
+    DetectionSettings,
+    first_slots,
+    mask_losses,
+    next_boxes,
+    select_detections,
+    take_slots,
+)
+from jaxseg.structures import Detections, Pyramid, RoIs, Targets
+
+RULES = {
+    "cascade.ious": settings.several(settings.number(0.0, 1.0, above=True)),
+    "cascade.coders": settings.several(settings.several(settings.number(0.0, above=True), 4)),
+    "cascade.loss_weights": settings.several(settings.number(0.0)),
+    "cascade.scale_gradient": settings.FLAG,
+    "cascade.average": settings.one_of("probabilities", "logits"),
+    "cascade.mask_heads": settings.whole(1),
+}
+
+
+class CascadeTopology(nn.Module):
+    """Box heads, each on the boxes of the one before. Stages count from 0, in parameters and in names of losses.
+
+    Attributes:
+      box_head: one a stage; their parameters are `box_head_0` and so on.
+      mask_head: one, `mask_head`; or one a stage, `mask_head_0` and so on.
+      tasks: the criterion's task for RoIs, with the IoU and the box coder of each stage.
+      average: of which numbers of the stages a detection's scores are made: probabilities or logits.
+      test: the test settings.
+    """
+
+    box_head: Sequence[nn.Module]
+    mask_head: nn.Module | Sequence[nn.Module]
+    tasks: Sequence[SampledSoftmax]
+    num_classes: int
+    average: str
+    test: DetectionSettings
+
+    def losses(
+        self,
+        pyramid: Pyramid,
+        proposals: RoIs,
+        targets: Targets,
+        key: Key[Array, ""],
+        *,
+        train: bool,
+    ) -> tuple[Sequence[Terms], Mapping[str, Float[Array, ""]]]:
+        """The terms of every box head, and the losses of the mask head or heads."""
+        selection = self.tasks[0].select(key, proposals, targets, self.num_classes)
+        stages = []
+        for stage, head in enumerate(self.box_head):
+            logits, deltas = head(pyramid, selection.rois, train=train)
+            stages.append((selection, self.tasks[stage].loss(logits, deltas, selection)))
+            if stage + 1 < len(self.box_head):
+                # A background box, which has no class, moves as its likeliest one.
+                classes = jnp.where(selection.positive, selection.classes, self._foreground(logits))
+                boxes = self._move(stage, deltas, classes, selection.rois.boxes, pyramid)
+                selection = self._relabel(stage + 1, boxes, selection, targets)
+        terms = [
+            terms.replace(losses=_of_stage(stage, terms.losses), log=_of_stage(stage, terms.log))
+            for stage, (_, terms) in enumerate(stages)
+        ]
+        if not isinstance(self.mask_head, Sequence):
+            return terms, self._mask_losses(self.mask_head, pyramid, *stages[0], targets, train)
+        masks: dict[str, Array] = {}
+        for stage, head in enumerate(self.mask_head):
+            losses = self._mask_losses(head, pyramid, *stages[stage], targets, train)
+            masks |= _of_stage(stage, losses)
+        return terms, masks
+
+    def detect(self, pyramid: Pyramid, proposals: RoIs) -> Detections:
+        """The averaged scores on the last stage's boxes, suppression, and masks on what is left."""
+        rois, every = proposals, []
+        for stage, head in enumerate(self.box_head):
+            logits, deltas = head(pyramid, rois, train=False)
+            every.append(logits)
+            if stage + 1 < len(self.box_head):
+                classes = self._foreground(logits)
+                boxes = self._move(stage, deltas, classes, rois.boxes, pyramid)
+                rois = rois.replace(boxes=boxes)
+        found = select_detections(
+            self._scores(every), deltas, rois, pyramid.image_size, self.tasks[-1].coder, self.test
+        )
+        boxes, scores, classes, valid, _ = found
+        masks = self._masks(pyramid, RoIs(boxes, valid, valid), classes)
+        return Detections(boxes, scores, classes, valid, masks)
+
+    def _foreground(self, logits: Float[Array, "B R L"]) -> Int[Array, "B R"]:
+        """The likeliest class that is not background."""
+        return logits[..., : self.num_classes].argmax(-1).astype(jnp.int32)
+
+    def _move(self, stage: int, deltas, classes, boxes, pyramid: Pyramid) -> Float[Array, "B R 4"]:
+        """The boxes that a stage makes of those it was given."""
+        coder, clamp = self.tasks[stage].coder, self.test.two_sided_clamp
+        size = pyramid.image_size
+        return next_boxes(deltas, classes, boxes, size, coder, two_sided_clamp=clamp)
+
+    def _relabel(self, stage: int, boxes: Array, before: Selection, targets: Targets) -> Selection:
+        """The sampled RoIs, now on `boxes`, as a stage learns from them; one without extent teaches nothing."""
+        extended = (boxes[..., 2:] > boxes[..., :2]).all(-1)
+        rois = RoIs(boxes, before.rois.valid, before.rois.valid & extended)
+        return self.tasks[stage].relabel(rois, targets, self.num_classes)
+
+    def _mask_losses(self, head, pyramid, selection: Selection, terms: Terms, targets, train: bool):
+        """On a stage's foreground: of at most as many RoIs an image as are sampled."""
+        slots = first_slots(selection.positive, self.tasks[0].max_positives)
+        foreground, weights = take_slots((selection, terms.mask_weights), slots)
+        return mask_losses(head, pyramid, foreground, weights, targets, train=train)
+
+    def _scores(self, logits: Sequence[Float[Array, "B R L"]]) -> Float[Array, "B R K"]:
+        scores = self.tasks[-1].scores
+        if self.average == "logits":
+            return scores(sum(logits) / len(logits))
+        return sum(map(scores, logits)) / len(logits)
+
+    def _masks(self, pyramid: Pyramid, rois: RoIs, classes) -> Float[Array, "B D h w"]:
+        heads = self.mask_head if isinstance(self.mask_head, Sequence) else [self.mask_head]
+        masks = [head.probabilities(head(pyramid, rois, classes, train=False)) for head in heads]
+        return sum(masks) / len(masks)
+
+
+def _of_stage(stage: int, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{name}_{stage}": value for name, value in values.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class StageWeights(Mapping):
+    """The weights of losses by their names; that of `box_1` is the one of `box` times that of stage 1."""
+
+    losses: Mapping[str, float]
+    stages: Sequence[float]
+
+    def __getitem__(self, name: str) -> float:
+        base, _, stage = name.rpartition("_")
+        if not base or not stage.isdigit():
+            return self.losses[name]
+        return self.losses.get(base, 1.0) * self.stages[int(stage)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.losses)
+
+    def __len__(self) -> int:
+        return len(self.losses)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def scale_gradient(x: Array, factor: float) -> Array:
+    """`x` as it is; its gradient is multiplied by `factor`."""
+    return x
+
+
+scale_gradient.defvjp(lambda x, factor: (x, None), lambda factor, _, g: (g * factor,))
+
+
+def _pool_with_scaled_gradient(pool, factor: float, pyramid: Pyramid, boxes, size: int):
+    return scale_gradient(pool(pyramid, boxes, size), factor)
+
+
+def _check(model) -> None:
+    wanted, key = model.cascade, "config.model.cascade"
+    stages = len(wanted.ious)
+    if stages < 2:
+        raise ValueError(
+            f"{key}.ious={tuple(wanted.ious)}: a cascade has two stages or more; one is method='mask_rcnn'."
+        )
+    for name in ("coders", "loss_weights"):
+        if len(wanted[name]) != stages:
+            raise ValueError(
+                f"{key}.{name}={tuple(wanted[name])} is for {len(wanted[name])} stages, and {key}.ious="
+                f"{tuple(wanted.ious)} for {stages}: give one for each stage."
+            )
+    if sorted(wanted.ious) != list(wanted.ious):
+        raise ValueError(
+            f"{key}.ious={tuple(wanted.ious)}: from stage to stage boxes lie better; allowed are numbers that do not "
+            "fall."
+        )
+    if wanted.mask_heads not in (1, stages):
+        raise ValueError(
+            f"{key}.mask_heads={wanted.mask_heads}: allowed is 1, or {stages}, one for each of {key}.ious."
+        )
+    roi = model.criterion.roi
+    for name, first, single in (
+        ("ious", wanted.ious[0], roi.positive_iou),
+        ("coders", tuple(wanted.coders[0]), tuple(roi.coder)),
+    ):
+        if first != single:
+            other = {"ious": "positive_iou", "coders": "coder"}[name]
+            raise ValueError(
+                f"{key}.{name} begins with {first}, and config.model.criterion.roi.{other}={single} says the same of "
+                "the first stage: set both to one value."
+            )
+
+
+def build(config) -> mask_rcnn.MaskRCNN:
+    """Mask R-CNN of `config` with a cascade of box heads, see `model.cascade` in configs/common.
+
+    Raises:
+      ValueError: settings that contradict each other.
+    """
+    cascade = config.model.cascade
+    _check(config.model)
+    plain = mask_rcnn.build(config)
+    heads, stages = plain.roi_heads, len(cascade.ious)
+    box, mask = heads.box_head, heads.mask_head
+    if cascade.scale_gradient:
+        box = box.clone(pool=functools.partial(_pool_with_scaled_gradient, box.pool, 1 / stages))
+    later = [
+        heads.task.at(iou, tuple(coder))
+        for iou, coder in zip(cascade.ious[1:], cascade.coders[1:], strict=True)
+    ]
+    weights = StageWeights(plain.criterion.weights, tuple(cascade.loss_weights))
+    return plain.clone(
+        roi_heads=CascadeTopology(
+            box_head=tuple(box.clone() for _ in range(stages)),
+            mask_head=mask
+            if cascade.mask_heads == 1
+            else tuple(mask.clone() for _ in range(stages)),
+            tasks=(heads.task, *later),
+            num_classes=heads.num_classes,
+            average=cascade.average,
+            test=heads.test,
+        ),
+        criterion=dataclasses.replace(plain.criterion, weights=weights),
+    )
