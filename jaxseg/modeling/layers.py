@@ -49,8 +49,8 @@ def convolutions(
     channels: int,
     norm: Callable[..., nn.Module],
     cells: Bool[Array, "N H W"] | None,
-    dtype: jnp.dtype,
     train: bool,
+    dtype=jnp.float32,
 ) -> Float[Array, "N H W D"]:
     """`count` 3x3 convolutions, each with `norm` and ReLU: conv0, norm0, conv1, ... of the module that calls this."""
     bias = norm is norms.Identity
