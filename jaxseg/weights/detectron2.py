@@ -1,8 +1,8 @@
-"""Detectron2's Mask R-CNN: FPN levels from 2, background last, no rows of it for boxes and masks, BGR."""
+"""Detectron2's detectors: FPN levels from 2, background last, no rows of it for boxes and masks, BGR."""
 
 from __future__ import annotations
 
-from jaxseg.weights.names import Layout, Row
+from jaxseg.weights.names import Layout, Row, staged
 from jaxseg.weights.torchvision import COUNTERS, below
 
 CLASSIFIER = "ImageNet's classifier"
@@ -45,7 +45,7 @@ def layout(config) -> Layout:
     rows = (
         *below("backbone.bottom_up.", backbone(config)),
         *FPN,
-        *HEADS,
+        *staged(HEADS, config),
         OFFSET,
         Row("rpn/head/conv{i}", f"proposal_generator.rpn_head.{rpn_conv}", "conv"),
     )

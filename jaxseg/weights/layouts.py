@@ -12,7 +12,7 @@ from jaxseg.weights import backbones, caffe2, convert, detectron2, hints, mmdet,
 from jaxseg.weights.classes import Choice
 from jaxseg.weights.convert import Arrays, Filled, Imported
 from jaxseg.weights.names import Layout
-from jaxseg.weights.recognise import recognise
+from jaxseg.weights.recognise import check_method, recognise
 
 BUILDERS: Mapping[str, Callable[[ConfigDict], Layout]] = {
     "torchvision": torchvision.layout,
@@ -44,7 +44,7 @@ def from_torchvision(state_dict: Arrays, config: ConfigDict, **options: Any) -> 
 
 
 def from_detectron2(state_dict: Arrays, config: ConfigDict, **options: Any) -> Imported:
-    """Likewise from Detectron2's model zoo, its own training, or Caffe2 (Detectron): Mask R-CNN or a ResNet."""
+    """Likewise from Detectron2's model zoo, its own training, or Caffe2 (Detectron): a detector or a ResNet."""
     return from_any(state_dict, config, family="detectron2", **options)
 
 
@@ -88,6 +88,17 @@ def from_any(
     return filled.complete(initial)
 
 
+def layout_of(state_dict: Arrays, config: ConfigDict) -> Layout:
+    """The layout of a file for the model of `config`.
+
+    Raises:
+      ValueError: no known layout, or a cascade's where the config has none, or the other way round.
+    """
+    name = recognise(state_dict)
+    check_method(state_dict, name, config)
+    return BUILDERS[name](config)
+
+
 def fill(
     state_dict: Arrays,
     config: ConfigDict,
@@ -110,7 +121,7 @@ def fill(
     if name.startswith("caffe2"):
         caffe2.check_norms(state_dict, config)
     metadata = getattr(state_dict, "metadata", {})
-    layout = BUILDERS[name](config)
+    layout = layout_of(state_dict, config)
     if channels not in ("auto", "rgb", "bgr"):
         raise ValueError(f"channels={channels!r}: allowed are auto, rgb and bgr.")
     if channels == "auto":

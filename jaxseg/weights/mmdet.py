@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from jaxseg.weights import torchvision
-from jaxseg.weights.names import Layout, Row
+from jaxseg.weights.names import Layout, Row, staged
 
 IGNORED = (
     torchvision.COUNTERS,
@@ -33,17 +33,20 @@ def layout(config) -> Layout:
     model = config.model
     box, mask, fpn = (_kind(group.norm) for group in (model.box_head, model.mask_head, model.fpn))
     rpn_conv = "rpn_head.rpn_conv.{i}.conv" if model.rpn.convs > 1 else "rpn_head.rpn_conv"
+    heads = (
+        *HEADS,
+        Row("roi_heads/box_head/norm{i}", f"roi_head.bbox_head.shared_convs.{{i}}.{box}", "norm"),
+        Row("roi_heads/mask_head/norm{i}", f"roi_head.mask_head.convs.{{i}}.{mask}", "norm"),
+    )
     rows = (
         *torchvision.below("backbone.", backbone(config)),
-        *HEADS,
+        *staged(heads, config),
         Row(
             "backbone/stage{s}/block{b}/conv{i}/offset",
             "backbone.layer{s}.{b}.conv{i}.conv_offset",
             "conv",
         ),
         Row("rpn/head/conv{i}", rpn_conv, "conv"),
-        Row("roi_heads/box_head/norm{i}", f"roi_head.bbox_head.shared_convs.{{i}}.{box}", "norm"),
-        Row("roi_heads/mask_head/norm{i}", f"roi_head.mask_head.convs.{{i}}.{mask}", "norm"),
         Row("fpn/lateral{l}_norm", f"neck.lateral_convs.{{l-2}}.{fpn}", "norm"),
         Row("fpn/output{l}_norm", f"neck.fpn_convs.{{l-2}}.{fpn}", "norm"),
     )

@@ -96,6 +96,34 @@ class Layout:
         return next((why for p, why in self.ignored if re.fullmatch(p, name)), None)
 
 
+def head_counts(config: ConfigDict) -> tuple[int, int]:
+    """The number of box heads and of mask heads that are counted in their names; 0: one without a number."""
+    if config.method != "cascade_mask_rcnn":
+        return 0, 0
+    cascade = config.model.cascade
+    return len(cascade.ious), cascade.mask_heads if cascade.mask_heads > 1 else 0
+
+
+def staged(rows: Sequence[Row], config: ConfigDict) -> tuple[Row, ...]:
+    """Rows of heads, those of a cascade once a stage.
+
+    Ours are `roi_heads/box_head_1/...`; theirs have the number after what the heads are in, as in
+    `roi_heads.box_head.1.fc1` and `roi_head.bbox_head.1.fc_cls`.
+    """
+    box_heads, mask_heads = head_counts(config)
+    found = []
+    for row in rows:
+        head = re.match(r"roi_heads/(box|mask)_head(?=/)", row.ours)
+        count = 0 if head is None else {"box": box_heads, "mask": mask_heads}[head[1]]
+        if not count:
+            found.append(row)
+        for stage in range(count):
+            ours = f"{head[0]}_{stage}{row.ours[head.end() :]}"
+            group, kind, rest = row.theirs.split(".", 2)
+            found.append(Row(ours, f"{group}.{kind}.{stage}.{rest}", row.kind))
+    return tuple(found)
+
+
 def entries(
     layout: Layout,
     paths: Sequence[str],
@@ -115,11 +143,14 @@ def entries(
     for path in paths:
         module, _, leaf = path.partition("/")[2].rpartition("/")
         row = next((r for r in layout.rows if r.find(module)), None)
-        if row is None or (classes is None and row.kind in CLASS_KINDS):
+        of_classes = (
+            row is not None and row.kind in CLASS_KINDS and not class_agnostic(row.kind, config)
+        )
+        if row is None or (classes is None and of_classes):
             found[path] = None
             continue
         transform, rows = _transform(row.kind, leaf, config, channels), None
-        if row.kind in CLASS_KINDS and not class_agnostic(row.kind, config):
+        if of_classes:
             rows, count = classes.rows(row.kind)
             transform = transforms.take_rows(transform, rows, count)
         name = f"{row.find(module)}.{LEAVES[leaf]}"

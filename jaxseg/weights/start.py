@@ -12,7 +12,6 @@ from jaxseg.weights import categories as categories_lib
 from jaxseg.weights import convert, files, hub, layouts
 from jaxseg.weights.classes import Choice
 from jaxseg.weights.convert import Filled
-from jaxseg.weights.recognise import recognise
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pkl")
 
@@ -42,11 +41,10 @@ def read(
       OSError: there is no such file.
     """
     state_dict = files.load_file(hub.resolve(source))
-    layout = layouts.BUILDERS[recognise(state_dict)](config)
-    count = convert.count_classes(state_dict, layout)
-    theirs = None if count is None else categories_lib.of_file(state_dict.metadata, count)
-    classes = _same_classes(theirs, [c.name for c in categories])
     try:
+        count = convert.count_classes(state_dict, layouts.layout_of(state_dict, config))
+        theirs = None if count is None else categories_lib.of_file(state_dict.metadata, count)
+        classes = _same_classes(theirs, [c.name for c in categories])
         return layouts.fill(state_dict, config, classes=classes, like=like)
     except ValueError as error:
         raise ValueError(f"config.init_from={source!r}: {error}") from error

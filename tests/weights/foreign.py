@@ -150,6 +150,24 @@ def mmdet(state_dict, *, rpn_convs=1):
     return renamed(background_last(state_dict), rules)
 
 
+def cascade(state_dict, *, stages=3, mask_heads=0):
+    """A Mask R-CNN under Detectron2's or MMDetection's names as a cascade.
+
+    Heads get numbers and one box for all classes; the values of each are larger by its number.
+    """
+    found = {}
+    for name, array in state_dict.items():
+        head = re.match(r"(roi_heads\.box_\w+|roi_heads?\.(?:bbox|mask)_head)\.", name)
+        count = 0 if head is None else mask_heads if "mask" in head[1] else stages
+        if re.search("bbox_pred|fc_reg", name):
+            array = array[:4]
+        if not count:
+            found[name] = array
+        for stage in range(count):
+            found[f"{head[1]}.{stage}.{name[head.end() :]}"] = array + np.float32(stage)
+    return found
+
+
 def background_last(state_dict):
     """torchvision's class layers as others have them."""
     found = dict(state_dict)
