@@ -13,16 +13,22 @@ def parse_arg(arg: str | None, **spec) -> ConfigDict:
     `r101,1x,runlocal` equals `backbone=r101,schedule=1x,runlocal=True`.
 
     Raises:
-      ValueError: unknown argument or value; the message lists what is allowed.
+      ValueError: unknown argument or value (the message lists what is allowed), or two values for one argument.
     """
     values = {k: v[0] if isinstance(v, tuple) else v for k, v in spec.items()}
+    tokens: dict[str, str] = {}
     for token in filter(None, (arg or "").split(",")):
         key, given, value = token.partition("=")
         if not given:
             key, value = _bare(token, spec)
         if key not in spec:
             raise ValueError(f"Unknown config argument {token!r}. Allowed: {_allowed(spec)}.")
-        values[key] = _convert(key, value, spec[key])
+        value = _convert(key, value, spec[key])
+        if key in tokens and values[key] != value:
+            raise ValueError(
+                f"Config arguments {tokens[key]} and {token}: both say what {key} is; give one of them."
+            )
+        values[key], tokens[key] = value, token
     return ConfigDict(values)
 
 
@@ -285,6 +291,7 @@ def base() -> ConfigDict:
     )
     # Work directory of a run to start from, or a file of other libraries' weights.
     config.init_from = ""
+    config.needs_heads = False  # refuse to start without trained RoI heads in init_from
     config.freeze = ("backbone/stem", "backbone/stage1")  # parameter paths that do not train
     config.data = data()
     config.model = model()

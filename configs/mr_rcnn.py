@@ -4,7 +4,8 @@
 
 It starts from a trained Mask R-CNN (a work directory, or a file of another library's, with that library's argument) and
 trains 9,000 steps of 16 images at 0.002, a tenth of that from step 6,000. The refining heads begin as copies of the
-trained ones. `end_to_end` trains everything from pretrained backbone weights for 1x instead.
+trained ones. Without trained heads to start from it is refused, but with `runlocal`, whose few steps only show that it
+runs. `end_to_end` trains everything from pretrained backbone weights for 1x instead.
 
 Arguments: all of configs/mask_rcnn.py (`x101` is `x101_32x8d`), and the rows of the paper's ablations:
 
@@ -13,7 +14,7 @@ Arguments: all of configs/mask_rcnn.py (`x101` is `x101_32x8d`), and the rows of
   table5.alpha0 ... alpha0.1 0.2 0.5 1 2 5 10     weight of the refined scores; needs no training, use it with eval.py
 
 `base` rows are plain Mask R-CNN trained for as many steps more. Without a row it is the full model (table3.rm_sara).
-`freeze_vanilla` trains the refining heads alone.
+`freeze_vanilla` trains the refining heads alone; it needs weights of the same classes.
 
 Published box / mask AP on val2017 (maskrcnn-benchmark's Mask R-CNN as the base):
 
@@ -51,6 +52,8 @@ def get_config(arg=None):
     try:
         config = mask_rcnn.get_config(rest)
     except ValueError as error:
+        if not str(error).startswith("Unknown config argument"):
+            raise
         raise ValueError(
             f"{error} And of mr_rcnn: {', '.join(ROWS)}, end_to_end, freeze_vanilla."
         ) from None
@@ -66,7 +69,9 @@ def get_config(arg=None):
             "one of them out."
         )
     if not own.end_to_end:
-        (_fine_tune_briefly if {"small", "runlocal"} & set(words) else _fine_tune)(config)
+        scale, _ = common.take_args(rest, small=False, runlocal=False)
+        (_fine_tune_briefly if scale.small or scale.runlocal else _fine_tune)(config)
+        config.needs_heads = not scale.runlocal
     return config
 
 

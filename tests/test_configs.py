@@ -39,7 +39,7 @@ def test_bare_words_equal_assignments():
         ("root=", "root", ""),
         ("runlocal=1", "runlocal", True),
         ("runlocal=false", "runlocal", False),
-        ("r50,r101", "backbone", "r101"),  # the last one counts
+        ("r101,steps=3,backbone=r101", "backbone", "r101"),
     ],
 )
 def test_values_get_the_type_of_the_default(arg, key, value):
@@ -64,6 +64,11 @@ def test_errors_name_what_was_got_and_what_is_allowed(arg, words):
         common.parse_arg(arg, **SPEC)
     for word in words:
         assert word in str(error.value)
+
+
+def test_two_values_for_one_argument_are_refused():
+    with pytest.raises(ValueError, match="r50 and backbone=r101: both say what backbone is"):
+        common.parse_arg("r50,3x,backbone=r101", **SPEC)
 
 
 def test_a_word_that_two_arguments_allow_is_refused():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxseg import paths
-from jaxseg.training import freeze, integrity, workdir
+from jaxseg.data import sources
+from jaxseg.training import integrity, starting, workdir
 from jaxseg.training.state import TrainState
 
 BEST = "mask/AP"  # the metric that "best" is about
@@ -218,45 +219,61 @@ def restore_for_eval(
 
 def init_from(
     folder: str | pathlib.Path,
-    params: Any,
-    batch_stats: Any,
-    categories: tuple,
-    class_layers: tuple,
+    config: ConfigDict,
+    like: Mapping[str, tuple[int, ...]],
+    categories: Sequence[sources.Category],
+    *,
+    class_layers: Sequence[str],
     copies: Mapping[str, str] = MappingProxyType({}),
-) -> tuple[Any, Any, list[str]]:
-    """Initial values out of another run's newest checkpoint.
+) -> starting.Start:
+    """What a new run takes over from another run's newest checkpoint.
 
-    Where the classes differ from that run's, the layers that `class_layers` names keep the values in `params`. Modules
-    that only this model has are copies of others as `copies` says, see `methods.copies`.
+    Where the classes differ from that run's, the layers that `class_layers` names start anew. Modules that the run
+    lacks are copies of others as `copies` says, see `methods.copies` and `paths.copies_of`.
 
-    Returns:
-      (params, batch_stats, paths of class layers that kept their initial values).
+    Args:
+      folder: the other run's work directory.
+      config: of the new run.
+      like: the shapes of its variables by path, `params/...` and `batch_stats/...`.
+      categories: its classes.
 
     Raises:
-      ValueError: the models differ elsewhere; the first differing parameter is named with both shapes.
+      FileNotFoundError: no run, or none with a finished checkpoint.
+      ValueError: the models differ elsewhere; what differs is named, in the parameters and in the settings.
     """
-    _, theirs, variables, step = restore_for_eval(folder)
-    same = [c.name for c in theirs] == [c.name for c in categories]
-    ours = {"params": params, "batch_stats": batch_stats}
-    keep: list[str] = []
-    if not same:
-        for path in integrity.flat(ours):
-            if paths.matches(path.partition("/")[2], class_layers):
-                keep.append(path)
-    saved = integrity.flat(variables)
-    sources = {p: paths.copied_from(p, copies) for p in integrity.flat(ours) if p not in saved}
-    saved |= {p: saved[source] for p, source in sources.items() if source in saved}
-    drop = {*keep, *(p for p, source in sources.items() if source == "")}
-    wanted = {p: v for p, v in integrity.flat(ours).items() if p not in drop}
-    saved = {p: v for p, v in saved.items() if p not in drop}
-    integrity.compare(saved, wanted, f"checkpoint {step} of config.init_from={str(folder)!r}")
+    before, theirs, variables, step = restore_for_eval(folder)
+    renewed = []
+    if [c.name for c in theirs] != [c.name for c in categories]:
+        renewed = [p for p in like if paths.matches(p.partition("/")[2], class_layers)]
+    try:
+        return starting.of_run(integrity.flat(variables), like, renewed=renewed, copies=copies)
+    except ValueError as error:
+        found = f"checkpoint {step} of config.init_from={str(folder)!r}"
+        differ = f"{error}{_settings_that_differ(before, config)}"
+        # A method that may start from runs of another one says so by its copies.
+        if before.get("method") == config.method or copies:
+            raise ValueError(
+                f"The model of this config differs from {found}: {differ} Make the settings of the model equal, or "
+                "start from another run."
+            ) from error
+        first = before.get("init_from")
+        raise ValueError(
+            f"{found[0].upper()}{found[1:]} is of method={before.get('method')!r}, and this config has "
+            f"method={config.method!r}. Use a config of that method, or start from a run of this one"
+            f"{f', as that run did from {first}' if first else ''}. What differs: {differ}"
+        ) from error
 
-    def pick(path, own):
-        name = freeze.path_string(path)
-        return own if name in drop else saved[name]
 
-    merged = jax.tree_util.tree_map_with_path(pick, ours)
-    return merged["params"], merged["batch_stats"], [p.partition("/")[2] for p in keep]
+def _settings_that_differ(before: ConfigDict, config: ConfigDict) -> str:
+    """A sentence about those that make another model than the run with the config `before` has."""
+    differ = [
+        f"config.{key} is {old!r} there and {new!r} here"
+        for key, (old, new) in workdir.differences(before, config).items()
+        if key.startswith("model.") and not key.startswith(("model.test.", "model.criterion."))
+        # A key that came later says nothing about the run's model.
+        if old != "absent" and key not in ("model.num_classes", "model.dtype")
+    ]
+    return f" {'; '.join(differ)}." if differ else ""
 
 
 def _manager(folder: pathlib.Path, *, read_only: bool) -> ocp.CheckpointManager:

@@ -107,7 +107,8 @@ def train(
         if jax.process_index() == 0:
             stack.enter_context(workdir.locked(folder))
         saved = stack.enter_context(checkpoints.Checkpoints(folder, console.print))
-        state = setup.first_state(config, folder, plan, mesh, saved, source, console)
+        state = setup.first_state(config, folder, plan, mesh, saved, console)
+        plan = dataclasses.replace(plan, start=None)  # its arrays need not stay
         writer = None
         if jax.process_index() == 0:
             workdir.save_run(folder, config, source.categories)

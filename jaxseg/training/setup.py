@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,10 +16,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from jaxseg import methods
+from jaxseg import methods, paths
 from jaxseg.data import geometry, pipeline, sources
 from jaxseg.evaluation import coco
-from jaxseg.training import checkpoints, integrity, optimizer, sharding, workdir
+from jaxseg.training import checkpoints, integrity, optimizer, sharding, starting, workdir
 from jaxseg.training import state as states
 from jaxseg.training.state import TrainState
 
@@ -126,9 +127,8 @@ class Plan:
     like: TrainState  # of jax.ShapeDtypeStruct
     transform: optax.GradientTransformation
     schedule: optimizer.Schedule
-    foreign: Any = (
-        None  # what `config.init_from` has, if it is a file: a jaxseg.weights.convert.Filled
-    )
+    read_start: Callable[[], starting.Start | None]  # what `config.init_from` gives; checked
+    start: starting.Start | None = None  # the same, read already if the run has no checkpoint
 
 
 def plan_state(
@@ -141,11 +141,9 @@ def plan_state(
     """Plans the first state of a model for the data set's `categories`.
 
     Raises:
-      ValueError: `config.freeze` does not fit the model, or the file `config.init_from` does not.
+      ValueError: `config.freeze` does not fit the model, or what is in `config.init_from` or `folder` does not.
       OSError: there is no run and no file in `config.init_from`, and it is needed.
     """
-    from jaxseg.weights import start  # which is above this layer
-
     batch = states.example_batch(config, mesh.size)
     init = lambda: states.init_variables(model, batch, config.seed)  # noqa: E731
     params, batch_stats = jax.eval_shape(init)
@@ -155,15 +153,102 @@ def plan_state(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(mesh)),
         jax.eval_shape(create, params, batch_stats),
     )
-    foreign = None
-    if config.init_from and not integrity.finished_steps(checkpoints.checkpoint_folder(folder)):
-        if start.is_file(config.init_from):
-            variables = integrity.flat({"params": params, "batch_stats": batch_stats})
-            shapes = {path: leaf.shape for path, leaf in variables.items()}
-            foreign = start.read(config.init_from, config, shapes, categories)
-        else:
-            workdir.load_run(config.init_from)
-    return Plan(init, create, like, transform, schedule, foreign)
+    variables = integrity.flat({"params": params, "batch_stats": batch_stats})
+    shapes = {path: leaf.shape for path, leaf in variables.items()}
+    read_start = functools.partial(_start, config, shapes, categories)
+    if integrity.finished_steps(checkpoints.checkpoint_folder(folder)):
+        _check_method(folder, config)
+        start = None
+    else:
+        start = read_start()
+    return Plan(init, create, like, transform, schedule, read_start, start)
+
+
+def _start(
+    config: ConfigDict, shapes: Mapping[str, tuple[int, ...]], categories: Sequence[Any]
+) -> starting.Start | None:
+    """What `config.init_from` gives to variables of these shapes, if it fits; None without it."""
+    start = _read_start(config, shapes, categories) if config.init_from else None
+    _check_heads(config, start)
+    if start is not None:
+        _check_frozen(config, start)
+    return start
+
+
+def _check_method(folder: pathlib.Path, config: ConfigDict) -> None:
+    before, after = _differences(folder, config).get("method", ("absent", ""))
+    if before != "absent":
+        raise ValueError(
+            f"The run in {folder} has method={before!r}, and this config has method={after!r}. Go on with a config of "
+            "that method, or choose another --workdir; a new run can start from its weights with --config.init_from."
+        )
+
+
+def _read_start(
+    config: ConfigDict, shapes: Mapping[str, tuple[int, ...]], categories: Sequence[Any]
+) -> starting.Start:
+    """What is in `config.init_from`, a file or a run, for variables of these shapes."""
+    from jaxseg.weights import start  # which is above this layer
+
+    if start.is_file(config.init_from):
+        found = start.read(config.init_from, config, shapes, categories)
+        report, told = found.report, str(found.report).splitlines()
+        return starting.Start(found.values, report.copied, report.initial, told)
+    found = checkpoints.init_from(
+        config.init_from,
+        config,
+        shapes,
+        categories,
+        class_layers=methods.class_layers(config),
+        copies=methods.copies(config),
+    )
+    untrained = start.untrained(config.init_from) & set(found.values)
+    told = (*found.told, *starting.untrained_lines(untrained, found), *_conventions(config))
+    return dataclasses.replace(found, untrained=untrained, told=told)
+
+
+def _check_heads(config: ConfigDict, start: starting.Start | None) -> None:
+    """Raises ValueError where trained RoI heads are needed (`config.needs_heads`) and not given."""
+    if not config.get("needs_heads", False):
+        return
+    trained = set(start.values).difference(start.untrained) if start else ()
+    if any(path.startswith("params/roi_heads/") for path in trained):
+        return
+    got = f"{config.init_from!r}, which has no trained RoI heads" if start else "empty"
+    raise ValueError(
+        f"config.init_from is {got}, and this config goes on from a trained Mask R-CNN (config.needs_heads): its "
+        f"{config.train.steps:,} steps from a learning rate of {config.optim.lr:g} train none from nothing. Give "
+        "--config.init_from=RUN, the work directory of a trained run, or a file of a detector's weights; with the "
+        "argument end_to_end configs/mr_rcnn.py trains everything."
+    )
+
+
+def _check_frozen(config: ConfigDict, start: starting.Start) -> None:
+    """Raises ValueError where what starts from random values is frozen, and would stay random."""
+    fresh = [path.partition("/")[2] for path in start.fresh if path.startswith("params/")]
+    frozen = [
+        path
+        for path in fresh
+        if paths.matches(path, config.freeze) and not paths.matches(path, _neutral(config))
+    ]
+    if frozen:
+        names = ", ".join(dict.fromkeys(path.rpartition("/")[0] for path in frozen))
+        raise ValueError(
+            f"config.freeze holds layers that config.init_from={config.init_from!r} has no values for, because its "
+            f"classes are others or it lacks them; they would stay random: {names}. Leave them out of config.freeze "
+            "(in configs/mr_rcnn.py, leave out freeze_vanilla), or start from weights that have them, for the same "
+            "classes."
+        )
+
+
+def _neutral(config: ConfigDict) -> tuple[str, ...]:
+    """Patterns of the parameters whose initialiser is a constant that means something, so that they may be frozen.
+
+    Biases add nothing and scales change nothing; with zero offsets a deformable convolution is the plain one (v1; v2
+    halves it).
+    """
+    vectors = (".*/bias", ".*/scale")
+    return (*vectors, ".*/offset") if config.model.backbone.deform == "v1" else vectors
 
 
 def first_state(
@@ -172,7 +257,6 @@ def first_state(
     plan: Plan,
     mesh: Mesh,
     saved: checkpoints.Checkpoints,
-    source: sources.Source,
     console: Console,
 ) -> TrainState:
     """The first state: this run's newest checkpoint, else the weights of `init_from`, else random ones."""
@@ -188,23 +272,13 @@ def first_state(
         return state
     place = jax.jit(plan.create, out_shardings=sharding.replicated(mesh))
     values = jax.jit(plan.init, out_shardings=sharding.replicated(mesh))()
-    if plan.foreign is not None:
-        initial = integrity.flat({"params": values[0], "batch_stats": values[1]})
-        found = plan.foreign.complete(initial)
-        values = jax.device_put((found.params, found.batch_stats), sharding.replicated(mesh))
-        console.print(f"Started from the weights of {config.init_from}:\n{found.report}")
-    elif config.init_from:
-        params, batch_stats, kept = checkpoints.init_from(
-            config.init_from,
-            *values,
-            source.categories,
-            methods.class_layers(config),
-            methods.copies(config),
-        )
-        values = jax.device_put((params, batch_stats), sharding.replicated(mesh))
-        told = f"; new, because the classes differ: {', '.join(kept)}" if kept else ""
-        console.print(f"Started from the weights of {config.init_from}{told}.")
-        for line in _conventions(config):
+    # Without one that was read before, there were checkpoints, all of them damaged.
+    start = plan.start or plan.read_start()
+    if start is not None:
+        fresh = integrity.flat({"params": values[0], "batch_stats": values[1]})
+        values = jax.device_put(start.complete(fresh), sharding.replicated(mesh))
+        console.print(f"Started from the weights of {config.init_from}.")
+        for line in start.told:
             console.print(line)
     else:
         console.print("Started from random weights.")

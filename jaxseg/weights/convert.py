@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from jaxseg import methods, paths
 from jaxseg.structures import Batch
-from jaxseg.training import freeze
+from jaxseg.training import freeze, starting
 from jaxseg.training import state as states
 from jaxseg.weights import classes as classes_lib
 from jaxseg.weights import names, transforms
@@ -51,7 +51,10 @@ class Imported:
 
 @dataclasses.dataclass(frozen=True)
 class Filled:
-    """The arrays of a file in our form, by our paths; what has no value yet is in `report.initial`."""
+    """The arrays of a file in our form, by our paths.
+
+    What has no value yet is in `report.initial`, or in `report.copied` as a copy of something there.
+    """
 
     values: Mapping[str, np.ndarray]
     report: Report
@@ -61,18 +64,10 @@ class Filled:
 
     def complete(self, initial: Mapping[str, Any]) -> Imported:
         """With `initial` values, by our paths, for the others."""
-        tree = _nested({path: self.values.get(path, initial.get(path)) for path in self._paths()})
-        return Imported(
-            tree["params"],
-            tree.get("batch_stats", {}),
-            self.report,
-            self.config,
-            self.classes,
-            self.rest,
+        params, batch_stats = starting.trees(
+            self.values, self.report.copied, self.report.initial, initial
         )
-
-    def _paths(self) -> list[str]:
-        return [*self.values, *self.report.initial]
+        return Imported(params, batch_stats, self.report, self.config, self.classes, self.rest)
 
 
 def fill(
@@ -121,8 +116,9 @@ def fill(
         raise ValueError(_complain(layout, faults))
     if channels == "bgr":
         notes = [*notes, "The input channels of the first convolution were turned from BGR to RGB."]
-    copied = _copies(values, initial, methods.copies(config))
-    values |= {path: values[source] for path, source in copied.items()}
+    sources = paths.copies_of(tuple(entries), values, methods.copies(config))
+    copied = {path: source for path, source in sources.items() if source}
+    values |= {path: values[source] for path, source in copied.items() if source in values}
     report = Report(
         layout.name,
         used,
@@ -163,12 +159,6 @@ def _assign(
         else:
             faults.append(f"{entry.name} is missing; {path} needs it, of shape {wanted}")
     return values, used, constant, faults
-
-
-def _copies(values: Arrays, missing: Sequence[str], copies: Mapping[str, str]) -> dict[str, str]:
-    """The paths of `missing` that are copies of others that there are, and of which."""
-    sources = {path: paths.copied_from(path, copies) for path in missing}
-    return {path: source for path, source in sources.items() if source in values}
 
 
 def count_classes(source: Arrays, layout: Layout) -> int | None:
@@ -370,14 +360,6 @@ def _complain(layout: Layout, faults: Sequence[str]) -> str:
         + "\nSee whether the config describes the file's model (depth, norms, numbers of convolutions and channels), "
         "and whether the file is complete; arrays that are not wanted can be named by `ignore`."
     )
-
-
-def _nested(flat_tree: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, value in flat_tree.items():
-        *groups, leaf = path.split("/")
-        functools.reduce(lambda node, name: node.setdefault(name, {}), groups, tree)[leaf] = value
-    return tree
 
 
 def _few(items: Sequence[str]) -> str:

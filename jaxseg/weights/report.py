@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-SHOWN = 4  # names of each reason
+from jaxseg.training.starting import by_reason, copied_lines, few, initial_lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,40 +35,12 @@ class Report:
             f"layout   {self.layout}",
             f"used     {len(self.used)} of the file's {len(self.used) + len(self.ignored)} arrays",
         ]
-        others = [*self.used.values(), *self.constant, *self.copied]
-        for why, names in _by_reason(self.ignored).items():
-            lines.append(f"ignored  {len(names)}: {why} ({_few(names)})")
-        for why, paths in _by_reason(self.constant).items():
-            lines.append(f"constant {len(paths)}: {why} ({_few(paths)})")
-        if self.copied:
-            names = _few(modules(self.copied, [*self.used.values(), *self.initial]))
-            lines.append(f"copied   {len(self.copied)}: from what they refine ({names})")
-        for why, paths in _by_reason(self.initial).items():
-            lines.append(f"initial  {len(paths)}: {why} ({_few(modules(paths, others))})")
+        taken = [*self.used.values(), *self.constant]
+        for why, names in by_reason(self.ignored).items():
+            lines.append(f"ignored  {len(names)}: {why} ({few(names)})")
+        for why, paths in by_reason(self.constant).items():
+            lines.append(f"constant {len(paths)}: {why} ({few(paths)})")
+        lines += copied_lines(self.copied, [*taken, *self.initial])
+        lines += initial_lines(self.initial, [*taken, *self.copied])
         lines += [f"note     {note}" for note in self.notes]
         return "\n".join(lines)
-
-
-def modules(paths: Iterable[str], others: Iterable[str]) -> list[str]:
-    """The largest modules that hold nothing but `paths`, where everything else is `others`; paths as in a tree."""
-    inner = [path.partition("/")[2] for path in paths]
-    elsewhere = {prefix for path in others for prefix in _prefixes(path.partition("/")[2])}
-    found = (next(p for p in _prefixes(path) if p not in elsewhere) for path in inner)
-    return sorted(dict.fromkeys(found))
-
-
-def _prefixes(path: str) -> list[str]:
-    """`a`, `a/b`, `a/b/c` of `a/b/c`."""
-    parts = path.split("/")
-    return ["/".join(parts[: i + 1]) for i in range(len(parts))]
-
-
-def _by_reason(names: Mapping[str, str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for name, why in names.items():
-        found.setdefault(why, []).append(name)
-    return found
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

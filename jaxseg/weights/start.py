@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
 from jaxseg.data.source import Category
+from jaxseg.training import checkpoints, integrity
 from jaxseg.weights import categories as categories_lib
-from jaxseg.weights import convert, files, hub, layouts
+from jaxseg.weights import convert, files, hub, layouts, run
 from jaxseg.weights.classes import Choice
 from jaxseg.weights.convert import Filled
 
@@ -48,6 +50,16 @@ def read(
         return layouts.fill(state_dict, config, classes=classes, like=like)
     except ValueError as error:
         raise ValueError(f"config.init_from={source!r}: {error}") from error
+
+
+def untrained(folder: str | pathlib.Path) -> set[str]:
+    """Paths of what is an initialiser's value in a run that was imported from a file and not trained since."""
+    if integrity.finished_steps(checkpoints.checkpoint_folder(folder)) != [0]:
+        return set()
+    path = pathlib.Path(folder).expanduser() / run.REPORT_FILE
+    report = json.loads(path.read_text()) if path.exists() else {}
+    initial = set(report.get("initial", ()))
+    return initial | {p for p, source in report.get("copied", {}).items() if source in initial}
 
 
 def _same_classes(theirs: Sequence[Category] | None, names: Sequence[str]) -> Choice:

@@ -57,7 +57,29 @@ def test_refining_heads_start_as_copies_of_the_files_heads():
     assert set(found.report.initial) == {
         f"params/roi_heads/flow/conv/{leaf}" for leaf in ("kernel", "bias")
     }
-    assert "copied   20: from what they refine (roi_heads/refine_box_head, " in str(found.report)
+    for head, count in (("box", 8), ("mask", 12)):
+        line = f"copied   {count}: roi_heads/refine_{head}_head starts as a copy of roi_heads/{head}_head"
+        assert line in str(found.report)
+
+
+def test_class_layers_that_start_anew_are_the_same_in_refining_heads():
+    config = foreign.config(R18)
+    config.method = "mr_rcnn"
+    found = layouts.fill(foreign.torchvision(R18), config, classes="none")
+    fresh = {path: np.full(1, i) for i, path in enumerate(found.report.initial)}
+    made = variables(found.complete(fresh))
+    assert set(made) == set(convert.shapes(config))
+    for layer in ("box_head/classes", "box_head/deltas", "mask_head/predictor"):
+        path = f"params/roi_heads/{layer}/kernel"
+        assert made[path] is fresh[path]
+        np.testing.assert_array_equal(made[path.replace("heads/", "heads/refine_")], fresh[path])
+
+
+def test_refining_heads_of_a_backbones_file_have_values_of_their_own():
+    config = foreign.config(R18)
+    config.method = "mr_rcnn"
+    report = layouts.fill(foreign.backbone(foreign.torchvision(R18)), config).report
+    assert not report.copied and "params/roi_heads/refine_box_head/fc0/kernel" in report.initial
 
 
 @pytest.mark.parametrize("model", MODELS)
