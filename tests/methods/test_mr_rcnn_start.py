@@ -11,11 +11,9 @@ from jaxseg.data.sources import Category
 from jaxseg.training import checkpoints, setup
 from jaxseg.weights import convert, run
 from tests.methods import tiny
-from tests.weights import foreign
 
 CATEGORIES = tuple(Category(i, f"class {i}") for i in range(tiny.CLASSES))
 OTHERS = tuple(Category(i, f"thing {i}") for i in range(tiny.CLASSES))
-REFINED = ("box_head", "mask_head")
 VANILLA = ("backbone", "fpn", "rpn", "roi_heads/box_head", "roi_heads/mask_head")
 
 
@@ -65,9 +63,7 @@ def make_run(tmp_path_factory):
 
 def start(config, categories=CATEGORIES):
     """(Start, values by path after it) of a run of `config`, as it is planned."""
-    found = setup._read_start(config, shapes(config), categories)
-    setup._check_heads(config, found)
-    setup._check_frozen(config, found)
+    found = setup._start(config, shapes(config), categories)
     params, stats = found.complete(values(config, -1.0))
     return found, convert.flat({"params": params, "batch_stats": stats})
 
@@ -150,21 +146,6 @@ def test_heads_that_nobody_trained_are_none(make_run):
     config.needs_heads = True
     with pytest.raises(ValueError, match="which has no trained RoI heads"):
         start(config)
-
-
-def test_a_file_needs_heads_too(tmp_path):
-    detector = foreign.torchvision("maskrcnn_resnet18_fpn")
-    config = foreign.config("maskrcnn_resnet18_fpn")
-    config.method, config.needs_heads = "mr_rcnn", True
-    like = convert.shapes(config)
-    found = {}
-    for name, state_dict in (("heads", detector), ("none", foreign.backbone(detector))):
-        config.init_from = str(tmp_path / f"{name}.safetensors")
-        weights.save_safetensors(config.init_from, state_dict)
-        found[name] = setup._read_start(config, like, OTHERS)
-    setup._check_heads(config, found["heads"])
-    with pytest.raises(ValueError, match=r"none.safetensors', which has no trained RoI heads"):
-        setup._check_heads(config, found["none"])
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from jaxseg import weights
 from jaxseg.modeling import norms
+from jaxseg.training import setup
 from jaxseg.weights import convert, layouts
 from tests.weights import foreign
 
@@ -73,6 +74,24 @@ def test_class_layers_that_start_anew_are_the_same_in_refining_heads():
         path = f"params/roi_heads/{layer}/kernel"
         assert made[path] is fresh[path]
         np.testing.assert_array_equal(made[path.replace("heads/", "heads/refine_")], fresh[path])
+
+
+@pytest.mark.parametrize("heads", [True, False])
+def test_a_file_without_heads_is_no_start_for_who_needs_them(tmp_path, heads):
+    state_dict, config = foreign.torchvision(R18), foreign.config(R18)
+    config.method = "mr_rcnn"
+    like = convert.shapes(config)
+    config.init_from, config.needs_heads = str(tmp_path / "file.safetensors"), True
+    weights.save_safetensors(
+        config.init_from, state_dict if heads else foreign.backbone(state_dict)
+    )
+    if heads:
+        assert (
+            "params/roi_heads/refine_box_head/fc0/kernel" in setup._start(config, like, ()).copied
+        )
+    else:
+        with pytest.raises(ValueError, match=r"file.safetensors', which has no trained RoI heads"):
+            setup._start(config, like, ())
 
 
 def test_refining_heads_of_a_backbones_file_have_values_of_their_own():
