@@ -1,6 +1,7 @@
 """Mask Refining R-CNN: sizes, the paper's rows, what guides what, and where gradients go.
 
-Most of it runs the RoI heads alone, on a fixed pyramid and fixed proposals.
+Most of it runs the RoI heads alone, on a fixed pyramid and fixed proposals. What they compute, in numbers:
+test_mr_rcnn_reference.py.
 """
 
 import dataclasses
@@ -16,22 +17,11 @@ from jaxseg import methods
 from jaxseg.modeling.criterion import Selection
 from jaxseg.modeling.mask_head import FCNMaskHead
 from jaxseg.structures import Pyramid, RoIs
-from tests.methods import tiny
+from tests.methods import refining, tiny
+from tests.methods.refining import config, quick
 
-# Every switch is a compilation of its own; what runs once need not run fast.
-quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 STRIDES = (4, 8, 16, 32)
 IMAGES, PROPOSALS = 2, 12
-
-
-def config(**refine):
-    made = tiny.config()
-    made.method = "mr_rcnn"
-    made.model.criterion.roi.samples = 16
-    for key, value in refine.items():
-        group = made.model.test if key in ("score_alpha", "refine_topk") else made.model.refine
-        group[key] = value
-    return made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +53,8 @@ class Ones(FCNMaskHead):
 
 
 def heads(*, ones: bool = False, **refine):
-    """The RoI heads of `config`; with `ones`, masks that are 1 everywhere."""
-    module = methods.build(config(**refine)).roi_heads
+    """With `ones`, masks that are 1 everywhere."""
+    module = refining.heads(**refine)
     if not ones:
         return module
     names = {f.name for f in dataclasses.fields(FCNMaskHead)} - {"name", "parent"}
@@ -74,17 +64,13 @@ def heads(*, ones: bool = False, **refine):
 @pytest.fixture(scope="module")
 def variables(inputs):
     """Of the full model: He's initialisation, in NumPy, with predictors and biases that matter."""
-    module, key = heads(), jax.random.key(0)
-    arguments = (inputs.pyramid, inputs.proposals, inputs.targets)
-    init = functools.partial(module.init, train=True, method="losses")
-    shapes = jax.eval_shape(init, key, *arguments, key)
     rng = np.random.default_rng(0)
 
     def draw(leaf):
         fan_in = np.prod(leaf.shape[:-1], initial=1)
         return jnp.asarray(rng.normal(0, np.sqrt(2 / max(fan_in, 100)), leaf.shape), leaf.dtype)
 
-    return jax.tree.map(draw, shapes)
+    return jax.tree.map(draw, refining.shapes(inputs))
 
 
 def without(variables, *path):
@@ -249,18 +235,6 @@ def test_what_lies_in_padded_proposals_does_not_matter(inputs, variables):
         jax.tree.map(np.testing.assert_array_equal, same, clean)
 
 
-@pytest.mark.slow
-def test_only_the_best_proposals_are_refined(inputs, variables):
-    """As many as there are changes nothing; one proposal gives detections of one box."""
-    everything = detections(inputs, variables)
-    same = detections(inputs, variables, refine_topk=PROPOSALS - 2)
-    np.testing.assert_array_equal(everything.valid, same.valid)
-    np.testing.assert_allclose(everything.boxes, same.boxes, atol=1e-4)
-    np.testing.assert_allclose(everything.masks, same.masks, atol=1e-5)
-    one = detections(inputs, variables, refine_topk=1)
-    assert (one.valid.sum(1) <= tiny.CLASSES).all() and one.valid.any()
-
-
 @pytest.mark.parametrize("guidance", ["one_plus", "normalised"])
 def test_other_forms_of_guidance(inputs, guidance):
     """A constant mask c: one_plus multiplies by 1 + c, normalised leaves the features alone."""
@@ -272,11 +246,9 @@ def test_other_forms_of_guidance(inputs, guidance):
     np.testing.assert_allclose(pooled, wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("info_flow", ["Br", "none"])
-def test_where_mask_features_come_from_matters_to_refined_masks_alone(inputs, variables, info_flow):
+def test_without_information_flow_only_refined_masks_change(inputs, variables):
     everything = losses(inputs, variables)
-    own = without(variables, "flow") if info_flow == "none" else variables
-    found = losses(inputs, own, info_flow=info_flow)
+    found = losses(inputs, without(variables, "flow"), info_flow="none")
     changed = {k for k in found if not np.isclose(found[k], everything[k], rtol=1e-6)}
     assert changed == {"refine_mask"} and np.isfinite(found["refine_mask"])
 

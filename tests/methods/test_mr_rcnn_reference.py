@@ -220,7 +220,7 @@ def test_these_inputs_tell_decisions_apart(expected):
     [
         {},
         {"iou": 0.7, "cls": False, "info_flow": "Br", "flow_relu": False},
-        {"relabel": False, "pseudo_labels": False},
+        pytest.param({"relabel": False, "pseudo_labels": False}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
