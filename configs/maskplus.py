@@ -1,9 +1,9 @@
 """MaskPlus (WACV 2020): five techniques for the mask branch, on Mask R-CNN, and MaskPlus+, on Cascade Mask R-CNN.
 
-  python train.py --config=configs/maskplus.py:r101,2x,coco --config.data.root=/data/coco --workdir=runs/maskplus \
+  python train.py --config=configs/maskplus.py:r101,2x,coco,root=/data/coco --workdir=runs/maskplus \
       --config.init_from=resnet101.pth
-  python train.py --config=configs/maskplus.py:r101,2x,coco,maskplus_plus --config.data.root=/data/coco \
-      --workdir=runs/plus --config.init_from=resnet101.pth
+  python train.py --config=configs/maskplus.py:r101,2x,coco,root=/data/coco,maskplus_plus --workdir=runs/plus \
+      --config.init_from=resnet101.pth
 
 Arguments: all of configs/mask_rcnn.py, the paper's own recipe being `maskplus` (2x are its 360,000 steps); then
 
