@@ -64,4 +64,8 @@ def copies(config) -> dict[str, str]:
 
     An empty string instead of the other: such a module starts from its initialiser.
     """
-    return mr_rcnn.COPIES if config.method == "mr_rcnn" else {}
+    heads = ["mask_head"]
+    if config.method == "cascade_mask_rcnn":
+        heads += [f"mask_head_{stage}" for stage in range(len(config.model.cascade.ious))]
+    parts = {f"roi_heads/{head}/{part}": "" for head in heads for part in maskplus.PARTS}
+    return parts | (mr_rcnn.COPIES if config.method == "mr_rcnn" else {})

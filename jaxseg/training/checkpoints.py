@@ -251,7 +251,7 @@ def init_from(
         found = f"checkpoint {step} of config.init_from={str(folder)!r}"
         differ = f"{error}{_settings_that_differ(before, config)}"
         # A method that may start from runs of another one says so by its copies.
-        if before.get("method") == config.method or copies:
+        if before.get("method") == config.method or any(copies.values()):
             raise ValueError(
                 f"The model of this config differs from {found}: {differ} Make the settings of the model equal, or "
                 "start from another run."

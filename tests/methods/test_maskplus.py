@@ -20,6 +20,8 @@ from jaxseg.modeling.criterion import Terms
 from jaxseg.modeling.mask_head import FCNMaskHead, MaskTargets
 from jaxseg.ops.roi_align import Sampling, roi_align
 from jaxseg.structures import Pyramid, RoIs
+from jaxseg.training import starting
+from jaxseg.weights import convert
 from tests.methods import tiny
 
 quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -565,6 +567,24 @@ def test_other_methods_have_every_part_in_every_mask_head(method):
 def test_settings_without_meaning_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         methods.build(config(**changes))
+
+
+def test_what_a_trained_mask_rcnn_lacks_begins_anew():
+    """In every mask head; the refining one is a copy of the other, of its fresh parts too."""
+    made = config(*PARTS, method="mr_rcnn")
+    ours = convert.shapes(made)
+    rng = np.random.default_rng(0)
+    values = {path: rng.normal(size=shape).astype(np.float32) for path, shape in ours.items()}
+    new = {path for path in values if any(f"/{part}/" in path for part in maskplus.PARTS)}
+    refining = {path for path in values if "refine_" in path or "/flow/" in path}
+    plain = {path: v for path, v in values.items() if path not in new | refining}
+    start = starting.of_run(plain, ours, copies=methods.copies(made))
+    flow = {path for path in ours if "/flow/" in path}
+    assert set(start.values) == set(plain)
+    assert set(start.initial) == (new - refining) | flow
+    params, _ = start.complete({path: values[path] for path in start.initial})
+    heads = params["roi_heads"]
+    jax.tree.map(np.testing.assert_array_equal, heads["refine_mask_head"], heads["mask_head"])
 
 
 def test_a_config_of_before_has_no_part():
