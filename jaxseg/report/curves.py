@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
@@ -15,6 +16,7 @@ _OPTIMISATION = {
     "roi_accuracy": "Accuracy of the box head's classes",
     "roi_positives": "Positive regions an image",
     "rpn_positives": "Positive anchors an image",
+    "mask_weight": "Weight of the mask losses",
     "refine_accuracy": "Accuracy of the refining box head's classes",
     "refine_positives": "Positive regions an image, refined",
 }
@@ -30,6 +32,7 @@ _LOSSES = {
     "classification": "Box head: classification",
     "box": "Box head: box",
     "mask": "Mask head",
+    "mask_auxiliary": "Mask head: auxiliary branch",
     "refine_classification": "Refining box head: classification",
     "refine_box": "Refining box head: box",
     "refine_mask": "Refining mask head",
@@ -48,12 +51,13 @@ def groups(runs: Mapping[str, RunFolder], order: Sequence[str]) -> list[tuple[st
     """
     train = {label: run.train for label, run in runs.items()}
     logged = list(dict.fromkeys(key for found in train.values() for line in found for key in line))
-    others = _HIDDEN | set(_OPTIMISATION) | set(_SPEED) | set(_LOSSES) | set(_RATE)
-    losses = _LOSSES | {key: key for key in logged if key not in others} | _RATE
+    losses, optimisation = (_with_stages(known, logged) for known in (_LOSSES, _OPTIMISATION))
+    others = _HIDDEN | set(optimisation) | set(_SPEED) | set(losses) | set(_RATE)
+    losses |= {key: key for key in logged if key not in others} | _RATE
     found = [("Validation", _validation(runs, order))]
     for heading, titles in (
         ("Losses and learning rate", losses),
-        (MORE, _OPTIMISATION),
+        (MORE, optimisation),
         (SPEED, _SPEED),
     ):
         keys = [key for key in titles if key in logged]
@@ -63,6 +67,17 @@ def groups(runs: Mapping[str, RunFolder], order: Sequence[str]) -> list[tuple[st
         ]
         found.append((heading, made))
     return [(heading, made) for heading, made in found if made]
+
+
+def _with_stages(titles: Mapping[str, str], logged: Sequence[str]) -> dict[str, str]:
+    """Titles, and those of the same number in each stage of a cascade: `box_1` is `box` of stage 1."""
+    found = {}
+    for name, title in titles.items():
+        found[name] = title
+        numbers = (re.fullmatch(rf"{name}_(\d+)", key) for key in logged)
+        stages = sorted(int(number[1]) for number in numbers if number)
+        found |= {f"{name}_{stage}": f"{title}, stage {stage}" for stage in stages}
+    return found
 
 
 def points(lines: Sequence[Mapping], key: str) -> tuple[list[float], list[float]]:

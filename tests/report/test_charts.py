@@ -8,7 +8,8 @@ import matplotlib
 import numpy as np
 import pytest
 
-from jaxseg.report import charts
+from jaxseg.report import charts, curves
+from jaxseg.report.folder import RunFolder
 
 LINE = [([0, 1, 2], [3.0, 1.0, 2.0])]
 MINUS = charts.MINUS
@@ -120,3 +121,20 @@ def test_a_page_may_hold_many_charts():
     assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", chart)
     ids = re.findall(r' id="([^"]+)"', chart)
     assert all(f"#{i}" in chart for i in ids)  # only what is referred to is named
+
+
+def test_the_stages_of_a_cascade_are_told_apart(tmp_path):
+    names = ("step", "box_0", "box_1", "box_10", "roi_accuracy_1", "mask", "mine_2")
+    lines = [dict.fromkeys(names, value) | {"step": step} for step, value in ((1, 2.0), (2, 1.0))]
+    found = dict(curves.groups({"a": RunFolder(tmp_path, train=lines)}, ["a"]))
+    titles = {
+        heading: [
+            re.search("Box head[^<:]*: box[^<:]*|Mask head|Accuracy[^<:]*|mine_2", str(c))[0]
+            for c in made
+        ]
+        for heading, made in found.items()
+    }
+    boxes = [f"Box head: box, stage {stage}" for stage in (0, 1, 10)]
+    assert titles["Losses and learning rate"] == [*boxes, "Mask head", "mine_2"]
+    (accuracy,) = titles[curves.MORE]
+    assert accuracy.endswith("classes, stage 1")
