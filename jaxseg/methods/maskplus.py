@@ -185,16 +185,16 @@ class QuasiMultitask(nn.Module):
     def __call__(
         self, x: Float[Array, "B R h w C"], rois: RoIs, classes: Int[Array, "B R"], *, train: bool
     ) -> Float[Array, "B R H W"]:
-        flat = x.reshape(-1, *x.shape[2:])
-        flat = layers.convolutions(
-            flat,
+        x = layers.roi_convolutions(
+            x,
+            rois.stats,
             count=self.convs,
             channels=self.channels,
             norm=self.norm,
-            cells=layers.cells_of_rois(rois.stats, flat.shape[1:3]),
-            dtype=self.dtype,
             train=train,
+            dtype=self.dtype,
         )
+        flat = x.reshape(-1, *x.shape[2:])
         for index in range(self.deconvs):
             up = layers.Deconv2x2(self.channels, self.dtype, name=f"deconv{index}")
             flat = nn.relu(up(flat))

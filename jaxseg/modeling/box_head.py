@@ -51,17 +51,15 @@ class FCBoxHead(nn.Module):
         """
         x = (pool or self.pool)(pyramid, rois.boxes, self.pool_size)
         if self.convs:
-            flat = x.reshape(-1, *x.shape[2:])
-            flat = layers.convolutions(
-                flat,
+            x = layers.roi_convolutions(
+                x,
+                rois.stats,
                 count=self.convs,
                 channels=self.channels,
                 norm=self.norm,
-                cells=layers.cells_of_rois(rois.stats, flat.shape[1:3]),
-                dtype=self.dtype,
                 train=train,
+                dtype=self.dtype,
             )
-            x = flat.reshape(*x.shape[:-1], self.channels)
         x = x.reshape(*x.shape[:2], -1)
 
         def dense(size, init, name):

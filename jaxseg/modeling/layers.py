@@ -42,22 +42,27 @@ def conv(
     )
 
 
-def convolutions(
-    x: Float[Array, "N H W C"],
+def roi_convolutions(
+    x: Float[Array, "B R h w C"],
+    stats: Bool[Array, "B R"],
     *,
     count: int,
     channels: int,
     norm: Callable[..., nn.Module],
-    cells: Bool[Array, "N H W"] | None,
     train: bool,
     dtype=jnp.float32,
-) -> Float[Array, "N H W D"]:
-    """`count` 3x3 convolutions, each with `norm` and ReLU: conv0, norm0, conv1, ... of the module that calls this."""
+) -> Float[Array, "B R h w D"]:
+    """`count` 3x3 convolutions of pooled features, each with `norm` and ReLU: conv0, norm0, ... of the calling module.
+
+    `stats` says which RoIs enter the statistics of the norms.
+    """
+    flat = x.reshape(-1, *x.shape[2:])
+    cells = cells_of_rois(stats, flat.shape[1:3])
     bias = norm is norms.Identity
     for index in range(count):
-        x = conv(channels, 3, bias=bias, dtype=dtype, name=f"conv{index}")(x)
-        x = nn.relu(norm(name=f"norm{index}")(x, mask=cells, train=train))
-    return x
+        flat = conv(channels, 3, bias=bias, dtype=dtype, name=f"conv{index}")(flat)
+        flat = nn.relu(norm(name=f"norm{index}")(flat, mask=cells, train=train))
+    return flat.reshape(*x.shape[:2], *flat.shape[1:])
 
 
 class Deconv2x2(nn.Module):

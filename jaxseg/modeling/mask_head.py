@@ -118,17 +118,16 @@ class FCNMaskHead(nn.Module):
         extra = {}
         if self.auxiliary is not None and train:
             extra["auxiliary"] = self.auxiliary(name="auxiliary")(x, rois, classes, train=train)
-        flat = x.reshape(-1, *x.shape[2:])
-        flat = layers.convolutions(
-            flat,
+        features = layers.roi_convolutions(
+            x,
+            rois.stats,
             count=self.convs,
             channels=self.channels,
             norm=self.norm,
-            cells=layers.cells_of_rois(rois.stats, flat.shape[1:3]),
-            dtype=self.dtype,
             train=train,
+            dtype=self.dtype,
         )
-        features = flat.reshape(*x.shape[:2], *flat.shape[1:])
+        flat = features.reshape(-1, *features.shape[2:])
         if self.feature_refinement is not None:
             flat = self.feature_refinement(name="feature_refinement")(flat)
         if self.upsample:
