@@ -24,15 +24,14 @@ SEED = 11  # found by trying until `test_these_inputs_tell_decisions_apart` pass
 KEY = jax.random.key(1)
 LOSSES = tuple(f"{name}_{stage}" for name in ("classification", "box") for stage in range(3))
 LOSSES += ("mask",)
-CASES = {  # settings that are computed step by step too
+CASES = {  # computed step by step too; MMDetection has one box for all classes as well
     "detectron2": {},
-    "mmdet": {"mask_heads": 3, "average": "logits"},
+    "mmdet": {"mask_heads": 3, "average": "logits", "class_agnostic": False},
     "two stages": {
         "ious": (0.5, 0.65),
         "coders": ((10.0, 10.0, 5.0, 5.0), (8.0, 12.0, 4.0, 6.0)),
         "loss_weights": (1.0, 1.0),
         "mask_heads": 2,
-        "class_agnostic": False,
     },
 }
 
@@ -242,10 +241,9 @@ def sampled(given):
 
 
 @functools.cache
-def lesson(case="mmdet", seed=SEED):
-    """What the reference computes with the parameters of the case, and with the one mask head of `detectron2`."""
-    params = {**parameters(seed), **parameters(seed, **CASES[case])}
-    params = jax.tree.map(lambda x: np.asarray(x, float), params)
+def lesson(case="detectron2", seed=SEED):
+    """What the reference computes."""
+    params = jax.tree.map(lambda x: np.asarray(x, float), parameters(seed, **CASES[case]))
     given = inputs(seed)
     return reference.losses(params, plain(given), sampled(given), settings_of(case))
 
@@ -255,14 +253,11 @@ SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in ("detectron2", "t
 
 @pytest.mark.parametrize("case", ["detectron2", "mmdet", SLOW[1]])
 def test_losses_are_those_of_the_reference(case):
-    found = losses(case)
-    wanted, stages = lesson("mmdet" if case == "detectron2" else case)
-    masks = {f"mask_{stage}" for stage in range(len(stages))} if case != "detectron2" else {"mask"}
+    found, (wanted, stages) = losses(case), lesson(case)
     logs = {f"roi_{n}_{s}" for n in ("positives", "accuracy") for s in range(len(stages))}
-    boxes = {f"{n}_{s}" for n in ("classification", "box") for s in range(len(stages))}
-    assert set(found) == boxes | masks | logs
-    for name in boxes | masks:
-        np.testing.assert_allclose(found[name], wanted[name], rtol=2e-4, err_msg=name)
+    assert set(found) == set(wanted) | logs
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=2e-4, err_msg=name)
     for stage, seen in enumerate(stages):
         positives = sum(roi.object is not None for roi in seen.values())
         assert found[f"roi_positives_{stage}"] == pytest.approx(positives / 2)
@@ -284,8 +279,8 @@ def test_detections_are_those_of_the_reference(case):
 
 def decisions(seed=SEED) -> dict[str, bool]:
     """What the inputs have to be like, so that a wrong turn anywhere changes a loss."""
-    _, stages = lesson("mmdet", seed)
-    settings, images = settings_of("mmdet"), plain(inputs(seed))
+    _, stages = lesson(seed=seed)
+    settings, images = settings_of("detectron2"), plain(inputs(seed))
 
     def positives(stage, threshold):
         return {
