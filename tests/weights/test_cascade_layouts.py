@@ -1,5 +1,6 @@
 """Cascades of Detectron2 and MMDetection become our variables; files of other methods are told what to use."""
 
+import functools
 import re
 
 import numpy as np
@@ -31,9 +32,14 @@ def variables(found):
     return convert.flat({"params": found.params, "batch_stats": found.batch_stats})
 
 
+@functools.cache
+def mask_rcnn():
+    return variables(weights.from_torchvision(foreign.torchvision(R18), foreign.config(R18)))
+
+
 def expected(path):
     """What `path` is in a file by `foreign.cascade`, out of the Mask R-CNN that the file was made of."""
-    plain = variables(weights.from_torchvision(foreign.torchvision(R18), foreign.config(R18)))
+    plain = mask_rcnn()
     stage = re.search(r"(?<=_head)_(\d)(?=/)", path)
     value = plain[path.replace(stage[0], "") if stage else path]
     if "/deltas/" in path and "roi_heads" in path:
