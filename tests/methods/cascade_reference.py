@@ -1,10 +1,7 @@
 """Cascade Mask R-CNN one image, one RoI and one stage after another, in float64 NumPy: what `CascadeTopology` does.
 
-Cai & Vasconcelos 2018 (arXiv 1712.00726), with Detectron2's and MMDetection's reading of what is to be chosen. It
-shares no code with jaxseg: a network is its dictionary of parameters, and pooling is the loop over samples in
-tests/pallas_kernels/oracles.py. Padded entries are never looked at.
-
-No decision may hang on rounding, or another machine would decide otherwise: `at_least` refuses those that would.
+Cai & Vasconcelos 2018 (arXiv 1712.00726), with Detectron2's and MMDetection's reading of what is to be chosen. Boxes,
+pooling and networks are those of tests/methods/reference.py. Padded entries are never looked at.
 """
 
 from __future__ import annotations
@@ -15,7 +12,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tests.pallas_kernels import oracles
+from tests.methods.reference import (
+    Object,
+    at_least,
+    box_head,
+    covered,
+    crop,
+    decode,
+    encode,
+    iou,
+    mask_head,
+    pool,
+    sigmoid,
+    softmax,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +42,6 @@ class Settings:
     nms_iou: float = 0.5
     candidates: int = 1000
     max_detections: int = 100
-
-
-@dataclasses.dataclass(frozen=True)
-class Object:
-    box: np.ndarray  # xyxy
-    label: int
-    mask: np.ndarray  # S x S of 0 and 1 over the box
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +133,7 @@ def masks(params, image: Image, box, label: int) -> np.ndarray:
     """The mean of the probabilities of all mask heads."""
     heads = [head for name, head in params.items() if name.startswith("mask_head")]
     x = pool(image, box, 14)
-    return np.mean([1.0 / (1.0 + np.exp(-mask_head(head, x, label))) for head in heads], 0)
+    return np.mean([sigmoid(mask_head(head, x, label)[1]) for head in heads], 0)
 
 
 def own_deltas(roi: Seen, settings: Settings) -> np.ndarray:
@@ -173,112 +176,7 @@ def mask_loss(head, images, seen: dict, settings: Settings) -> float:
         slots = sorted(s for i, s in seen if i == b and seen[b, s].object is not None)
         for slot in slots[: settings.max_positives]:
             roi = seen[b, slot]
-            logits = mask_head(head, pool(image, roi.box, 14), roi.label)
+            _, logits = mask_head(head, pool(image, roi.box, 14), roi.label)
             target = crop(roi.object, roi.box, len(logits))
             errors.append(np.logaddexp(0.0, np.where(target, -logits, logits)).mean())
     return sum(errors) / max(len(errors), 1)
-
-
-def crop(thing: Object, box, size: int) -> np.ndarray:
-    """Which of the size x size cells of `box` the object covers by half or more: 2 x 2 bilinear samples a cell."""
-    side = len(thing.mask)
-    fraction = (np.arange(2 * size) + 0.5) / (2 * size)
-
-    def tents(axis):
-        place = box[axis] + fraction * (box[axis + 2] - box[axis])
-        extent = thing.box[axis + 2] - thing.box[axis]
-        pixel = (place - thing.box[axis]) / extent * side - 0.5
-        return np.maximum(0.0, 1.0 - np.abs(pixel[:, None] - np.arange(side)))
-
-    samples = tents(1) @ thing.mask @ tents(0).T
-    share = samples.reshape(size, 2, size, 2).mean((1, 3))
-    # Shares are rounded to 1/4096.
-    return np.vectorize(lambda x: at_least(x, 0.5 - 0.5 / 4096, 1e-6))(share)
-
-
-# Networks, as dictionaries of parameters.
-
-
-def pool(image: Image, box, size: int) -> np.ndarray:
-    """RoIAlign on the level that FPN's rule gives the box."""
-    side = math.sqrt(max((box[2] - box[0]) * (box[3] - box[1]), 1e-9))
-    level = min(max(2 + math.floor(math.log2(side / 224.0)), 0), len(image.levels) - 1)
-    return oracles.loop(
-        [features[None] for features in image.levels],
-        np.asarray(box)[None, None],
-        np.array([[level]]),
-        strides=image.strides,
-        output_size=(size, size),
-        image_size=[image.size],
-    )[0, 0]
-
-
-def box_head(params, x) -> tuple[np.ndarray, np.ndarray]:
-    x = x.reshape(-1)
-    for name in ("fc0", "fc1"):
-        x = np.maximum(x @ params[name]["kernel"] + params[name]["bias"], 0.0)
-    logits = x @ params["classes"]["kernel"] + params["classes"]["bias"]
-    deltas = x @ params["deltas"]["kernel"] + params["deltas"]["bias"]
-    return logits, deltas.reshape(-1, 4)
-
-
-def mask_head(params, x, label: int) -> np.ndarray:
-    """Logits of a class at twice the size."""
-    size = len(x)
-    kernel, padded = params["conv0"]["kernel"], np.pad(x, ((1, 1), (1, 1), (0, 0)))
-    windows = (padded[i : i + size, j : j + size] @ kernel[i, j] for i, j in np.ndindex(3, 3))
-    x = np.maximum(sum(windows) + params["conv0"]["bias"], 0.0)
-    up = np.zeros((2 * size, 2 * size, x.shape[-1]))
-    for i, j in np.ndindex(2, 2):
-        up[i::2, j::2] = x @ params["deconv"]["kernel"][i, j] + params["deconv"]["bias"]
-    predictor = params["predictor"]
-    return np.maximum(up, 0.0) @ predictor["kernel"][:, label] + predictor["bias"][label]
-
-
-# Arithmetic.
-
-
-def at_least(value: float, threshold: float, margin: float = 1e-5) -> bool:
-    assert abs(value - threshold) > margin, f"{value} against {threshold}: rounding would decide"
-    return bool(value > threshold)
-
-
-def softmax(x):
-    e = np.exp(x - x.max())
-    return e / e.sum()
-
-
-def decode(box, deltas, coder, image: Image) -> np.ndarray:
-    """The box that deltas lead to, inside the image."""
-    dx, dy, dw, dh = np.asarray(deltas) / coder
-    w, h = box[2] - box[0], box[3] - box[1]
-    x, y = box[0] + w / 2 + dx * w, box[1] + h / 2 + dy * h
-    w, h = (side * math.exp(min(d, math.log(1000 / 16))) for side, d in ((w, dw), (h, dh)))
-    height, width = image.size
-    corners = np.array([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
-    return np.clip(corners, 0.0, [width, height, width, height])
-
-
-def encode(goal, box, coder) -> np.ndarray:
-    """The deltas that `decode` makes `goal` of."""
-    w, h = box[2] - box[0], box[3] - box[1]
-    goal_w, goal_h = goal[2] - goal[0], goal[3] - goal[1]
-    dx = (goal[0] + goal[2] - box[0] - box[2]) / 2 / w
-    dy = (goal[1] + goal[3] - box[1] - box[3]) / 2 / h
-    return np.array([dx, dy, math.log(goal_w / w), math.log(goal_h / h)]) * coder
-
-
-def area(box) -> float:
-    return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
-
-
-def shared(a, b) -> float:
-    return area([max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])])
-
-
-def iou(a, b) -> float:
-    return shared(a, b) / (area(a) + area(b) - shared(a, b))
-
-
-def covered(box, crowd) -> float:
-    return shared(box, crowd) / area(box) if area(box) else 0.0
