@@ -15,6 +15,7 @@ from jaxseg.structures import Pyramid, RoIs, Targets
 from tests import simulated_devices
 from tests.methods import cascade_reference as reference
 from tests.methods import tiny
+from tests.methods.reference import Object, iou
 
 # Every switch is a compilation of its own; what runs once need not run fast.
 quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -217,7 +218,7 @@ def plain(given):
                 size=size,
                 proposals={int(s): p.boxes[s].astype(float) for s in np.flatnonzero(p.valid)},
                 objects=[
-                    reference.Object(t.boxes[n].astype(float), int(t.classes[n]), masks[n])
+                    Object(t.boxes[n].astype(float), int(t.classes[n]), masks[n])
                     for n in np.flatnonzero(t.valid)
                 ],
                 crowds=[box.astype(float) for box in t.crowd_boxes[t.crowd_valid]],
@@ -286,7 +287,7 @@ def decisions(seed=SEED) -> dict[str, bool]:
         return {
             key
             for key, roi in stages[stage].items()
-            if any(reference.iou(roi.box, t.box) > threshold for t in images[key[0]].objects)
+            if any(iou(roi.box, t.box) > threshold for t in images[key[0]].objects)
         }
 
     def objects(stage):

@@ -11,6 +11,7 @@ import pytest
 from jaxseg.structures import Pyramid, RoIs, Targets
 from tests.methods import mr_rcnn_reference as reference
 from tests.methods import refining, tiny
+from tests.methods.reference import Object, area, iou, softmax
 
 K, STRIDES, CANVAS, SIZES = tiny.CLASSES, (4, 8, 16, 32), 192, ((160, 192), (192, 140))
 PROPOSALS, PADDED, JUNK = 20, (5, 19), (-7.0, 3.0, 1e4, 2e4)
@@ -102,7 +103,7 @@ def plain_images(inputs: Inputs) -> list[reference.Image]:
         )
         boxes, masks = targets.boxes.astype(float), np.unpackbits(targets.masks, axis=-1)
         things = {
-            int(n): reference.Object(boxes[n], int(targets.classes[n]), masks[n].astype(float))
+            int(n): Object(boxes[n], int(targets.classes[n]), masks[n].astype(float))
             for n in np.flatnonzero(targets.valid)
         }
         rois = {int(s): proposals.boxes[s].astype(float) for s in np.flatnonzero(proposals.valid)}
@@ -168,10 +169,7 @@ def decisions(images, lesson: reference.Lesson) -> dict[str, bool]:
     background = [key for key in looks if on_R[key].object is None]
     foreground = [key for key in looks if on_R[key].object is not None]
     refined = [[s for b, s in looks if b == i and on_B[b, s].object is not None] for i in (0, 1)]
-    best = [
-        max(reference.iou(v.B, o.box) for o in images[k[0]].objects.values())
-        for k, v in looks.items()
-    ]
+    best = [max(iou(v.B, o.box) for o in images[k[0]].objects.values()) for k, v in looks.items()]
     edges = [{0.0, *map(float, image.size)} for image in images]
     return {
         "background is likeliest, and another class than the last guides": any(
@@ -182,9 +180,7 @@ def decisions(images, lesson: reference.Lesson) -> dict[str, bool]:
         ),
         "slots are empty": len(looks) < 2 * 16,
         "B leaves the image": sum(bool(edges[k[0]] & set(v.B)) for k, v in looks.items()) > 2,
-        "B is of two levels": 0
-        < sum(reference.area(v.B) > 112**2 for v in looks.values())
-        < len(looks),
+        "B is of two levels": 0 < sum(area(v.B) > 112**2 for v in looks.values()) < len(looks),
         "background becomes foreground": any(on_B[k].object is not None for k in background),
         "foreground becomes background": any(on_B[k].label == K for k in foreground),
         "and another object's": any(
@@ -208,7 +204,7 @@ def test_these_inputs_tell_decisions_apart(expected):
     assert not missing
 
     found = expected.detections(refine_topk=7, score_alpha=0.5)
-    by_box_head = [reference.softmax(d.look.Sb)[d.label] for d in found[0]]
+    by_box_head = [softmax(d.look.Sb)[d.label] for d in found[0]]
     assert by_box_head != sorted(by_box_head, reverse=True), "fusing reorders"
     everything = [d for image in found for d in image]
     assert any(d.label != d.look.c for d in everything), "another class than the one that guided"
