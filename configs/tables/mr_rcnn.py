@@ -14,9 +14,9 @@ NOTES = """
 The paper compares with the Mask R-CNN that its rows start from (`mask_rcnn_*`, of maskrcnn-benchmark's model zoo); so
 does this table. The rows `continued_*` tell what 9,000 more steps alone are worth.
 
-Published are val2017 numbers, but of `r101_dcn` those of test-dev2017 (Table 2). Tables 3 and 4 print two differences
-that their own rows do not have (R101, CLS and REG: +1.0 for 37.0 and +1.1 for 37.1, over 36.1); differences here are
-computed. What the paper leaves open, and how it is read here: docs/methods/mr_rcnn.md.
+Published are val2017 numbers, but of `r101_dcn` those of test-dev2017 (Table 2). Table 4 prints two
+differences that its own rows do not have (R101, mask AP over 36.1: +1.0 for the 37.0 of REG only, +1.1 for the 37.1 of
+CLS + REG); differences here are computed. What the paper leaves open, and how it is read here: docs/methods/mr_rcnn.md.
 """
 
 _WEIGHTS = {"r50": "r50_caffe", "r101": "r101_caffe", "x101": "x101_32x8d", "r101_dcn": "r101_dcn"}

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxseg import config_keys
 from jaxseg.methods import cascade_mask_rcnn, mask_rcnn, maskplus, mr_rcnn, settings
 from jaxseg.structures import Batch
 
@@ -33,11 +34,15 @@ def build(config) -> nn.Module:
     """
     if config.method not in BUILDERS:
         raise ValueError(f"method={config.method!r}: allowed are {', '.join(BUILDERS)}.")
-    rules = dict(RULES.get(config.method, {}))
-    if "maskplus" in config.model:  # runs of earlier versions have no such group
-        rules |= maskplus.RULES
-    settings.validate(config, rules)
+    settings.validate(config, _rules(config))
     return BUILDERS[config.method](config)
+
+
+def _rules(config) -> dict[str, settings.Rule]:
+    """The method's own, and of the others those whose settings are there: runs of earlier versions lack later ones."""
+    present = config_keys.keys(config.model)
+    others = {k: v for rules in (*RULES.values(), maskplus.RULES) for k, v in rules.items()}
+    return RULES.get(config.method, {}) | {k: v for k, v in others.items() if k in present}
 
 
 def count_parameters(config) -> int:

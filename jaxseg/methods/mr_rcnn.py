@@ -80,7 +80,7 @@ class RefiningTopology(nn.Module):
       box_head, mask_head: the trained Mask R-CNN's.
       refine_box_head, refine_mask_head: of the same kind, with parameters of their own.
       flow: turns a mask head's features into F^- (eq. 6); None without information flow.
-      guided_pool: (pyramid, boxes, P, size) -> features for the refining box head.
+      guided_pool: (pyramid, boxes, P, size) -> features for the refining box head; None: it pools as the box head.
       task, refine_task: the criterion's task for RoIs, and the same with the refining stage's IoU threshold.
       test: the test settings.
     """
@@ -90,7 +90,7 @@ class RefiningTopology(nn.Module):
     refine_box_head: nn.Module
     refine_mask_head: nn.Module
     flow: nn.Module | None
-    guided_pool: Callable[..., Array]
+    guided_pool: Callable[..., Array] | None
     task: SampledSoftmax
     refine_task: SampledSoftmax
     num_classes: int
@@ -133,16 +133,26 @@ class RefiningTopology(nn.Module):
         proposals, logits, deltas = _best(self.switches.topk, scores, (proposals, logits, deltas))
         classes = self._foreground(logits)
         boxes = self._decode(deltas, classes, proposals.boxes, pyramid)
-        rois = RoIs(boxes, proposals.valid, proposals.valid)
-        outputs = self.mask_head(pyramid, rois, classes, train=False)
+        first = RoIs(boxes, proposals.valid, proposals.valid)
+        outputs = None
+        if self.guided_pool is not None:
+            outputs = self.mask_head(pyramid, first, classes, train=False)
 
-        refined_logits, refined_deltas = self._refine(pyramid, rois, outputs, False)
+        refined_logits, refined_deltas = self._refine(pyramid, first, outputs, False)
         scores = self.task.scores(self._fuse(logits, refined_logits))
         boxes, scores, classes, valid, source = select_detections(
-            scores, refined_deltas, rois, pyramid.image_size, self.task.coder, self.test
+            scores, refined_deltas, first, pyramid.image_size, self.task.coder, self.test
         )
         rois = RoIs(boxes, valid, valid)
-        context = self._context(pyramid, rois, classes, outputs, source, False)
+
+        def features():
+            if outputs is not None:
+                return take_slots(outputs.features, source)
+            # Without guidance only what is found needs the first mask head.
+            found = RoIs(take_slots(first.boxes, source), valid, valid)
+            return self.mask_head(pyramid, found, classes, train=False).features
+
+        context = self._context(pyramid, rois, classes, features, False)
         outputs = self.refine_mask_head(pyramid, rois, classes, context=context, train=False)
         masks = self.refine_mask_head.probabilities(outputs)
         return Detections(boxes, scores, classes, valid, masks)
@@ -163,17 +173,16 @@ class RefiningTopology(nn.Module):
         if not self.switches.cls:
             return logits
         alpha = self.switches.score_alpha
-        return (logits + alpha * refined) / (1.0 + alpha)
+        return logits + alpha / (1.0 + alpha) * (refined - logits)
 
-    def _refine(self, pyramid, rois: RoIs, outputs: MaskOutputs, train: bool):
+    def _refine(self, pyramid: Pyramid, rois: RoIs, outputs: MaskOutputs | None, train: bool):
         """S^r, and the deltas from B to B^r: all zero, of one group, if boxes are not refined."""
-        guide = self.mask_head.probabilities(outputs)
-        if not self.switches.mask_grad:
-            guide = jax.lax.stop_gradient(guide)
-
-        def pool(pyramid, boxes, size):
-            return self.guided_pool(pyramid, boxes, guide, size)
-
+        pool = None
+        if self.guided_pool is not None:
+            guide = self.mask_head.probabilities(outputs)
+            if not self.switches.mask_grad:
+                guide = jax.lax.stop_gradient(guide)
+            pool = functools.partial(_pool_by, self.guided_pool, guide)
         logits, deltas = self.refine_box_head(pyramid, rois, pool=pool, train=train)
         if not self.switches.reg:
             deltas = jnp.zeros((*deltas.shape[:2], 1, 4), deltas.dtype)
@@ -224,20 +233,27 @@ class RefiningTopology(nn.Module):
         picked, deltas, weights = take_slots((again, deltas, terms.mask_weights), slots)
         boxes = self._decode(deltas, picked.classes, picked.rois.boxes, pyramid)
         rois = RoIs(boxes, picked.rois.valid & picked.positive, picked.positive)
-        context = self._context(pyramid, rois, picked.classes, outputs, slots, train)
+        features = lambda: take_slots(outputs.features, slots)  # noqa: E731
+        context = self._context(pyramid, rois, picked.classes, features, train)
         refined = self.refine_mask_head(pyramid, rois, picked.classes, context=context, train=train)
         wanted = MaskTargets(targets, picked.matched, boxes)
         losses = self.refine_mask_head.losses(refined, wanted)
         return _prefixed({name: weighted_mean(x, weights) for name, x in losses.items()})
 
-    def _context(self, pyramid, rois: RoIs, classes, outputs: MaskOutputs, slots, train: bool):
-        """F^- for the RoIs in `slots` of `outputs` (eq. 6), computed on B as there, or anew on B^r as in HTC."""
+    def _context(
+        self,
+        pyramid: Pyramid,
+        rois: RoIs,
+        classes: Array,
+        features: Callable[[], Array],
+        train: bool,
+    ) -> Float[Array, "B P h w C"] | None:
+        """F^- of RoIs on B^r (eq. 6): from the `features` on their B as there, or from new ones on B^r as in HTC."""
         if self.flow is None:
             return None
         if self.switches.info_flow == "Br":
-            outputs = self.mask_head(pyramid, rois, classes, train=train)
-            return self.flow(outputs.features)
-        return self.flow(take_slots(outputs.features, slots))
+            return self.flow(self.mask_head(pyramid, rois, classes, train=train).features)
+        return self.flow(features())
 
 
 class Flow(nn.Module):
@@ -253,8 +269,8 @@ class Flow(nn.Module):
         return nn.relu(x) if self.relu else x
 
 
-def _unguided(pool, pyramid, boxes, guide, size):
-    return pool(pyramid, boxes, size)
+def _pool_by(guided_pool, guide, pyramid, boxes, size):
+    return guided_pool(pyramid, boxes, guide, size)
 
 
 def _one_plus(pool, pyramid, boxes, guide, size):
@@ -298,17 +314,31 @@ def _best(count: int, scores: Float[Array, "B R K"], tree: Any) -> Any:
     return shards.per_shard(jax.vmap(image))(scores, rois.valid, tree)
 
 
-def _check(refine) -> None:
-    key = "config.model.refine"
+def _check(model) -> None:
+    refine, key = model.refine, "config.model.refine"
     if not refine.cls and not refine.reg:
         raise ValueError(
             f"{key}.cls=False and {key}.reg=False: the refining box head has nothing to do; leave one of them True."
         )
-    if refine.align == "roi" and refine.guidance != "mul":
-        raise ValueError(
-            f"{key}.align='roi' pools without a mask, and {key}.guidance={refine.guidance!r} says how a mask guides; "
-            "leave one of them at its default."
-        )
+    without = {  # (a setting, and one that has no effect then) -> its default
+        (f"{key}.align", "roi", f"{key}.guidance"): (refine.align, refine.guidance, "mul"),
+        (f"{key}.align", "roi", f"{key}.mask_grad"): (refine.align, refine.mask_grad, True),
+        (f"{key}.info_flow", "none", f"{key}.flow_relu"): (
+            refine.info_flow,
+            refine.flow_relu,
+            True,
+        ),
+        (f"{key}.cls", False, "config.model.test.score_alpha"): (
+            refine.cls,
+            model.test.score_alpha,
+            1.0,
+        ),
+    }
+    for (name, off, idle), (value, given, default) in without.items():
+        if value == off and given != default:
+            raise ValueError(
+                f"{idle}={given!r} has no effect with {name}={value!r}; leave one of them at its default."
+            )
 
 
 def build(config) -> mask_rcnn.MaskRCNN:
@@ -318,7 +348,7 @@ def build(config) -> mask_rcnn.MaskRCNN:
       ValueError: settings that contradict each other.
     """
     model, refine = config.model, config.model.refine
-    _check(refine)
+    _check(model)
     plain = mask_rcnn.build(config)
     heads = plain.roi_heads
     box, mask = heads.box_head, heads.mask_head
@@ -328,9 +358,6 @@ def build(config) -> mask_rcnn.MaskRCNN:
         "one_plus": functools.partial(_one_plus, box.pool),
         "normalised": functools.partial(_normalised, shape_aware),
     }
-    guided = pools[refine.guidance]
-    if refine.align == "roi":
-        guided = functools.partial(_unguided, box.pool)
     flow = None
     if refine.info_flow != "none":
         flow = Flow(model.fpn.channels, refine.flow_relu, plain.dtype)
@@ -344,7 +371,7 @@ def build(config) -> mask_rcnn.MaskRCNN:
             ),
             refine_mask_head=mask.clone(),
             flow=flow,
-            guided_pool=guided,
+            guided_pool=pools[refine.guidance] if refine.align == "shape" else None,
             task=heads.task,
             refine_task=heads.task.at(refine.iou),
             num_classes=heads.num_classes,

@@ -124,6 +124,5 @@ def _average(average: Any, params: Any, decay: float, step: jax.Array) -> Any:
         return average
     # Short memory first, so that the initial values are soon forgotten.
     decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(
-        lambda a, p: (decay * a + (1.0 - decay) * p).astype(a.dtype), average, params
-    )
+    # In this form the average of what does not change does not change either.
+    return jax.tree.map(lambda a, p: (a + (1.0 - decay) * (p - a)).astype(a.dtype), average, params)

@@ -19,6 +19,7 @@ from jaxseg.modeling.mask_head import FCNMaskHead
 from jaxseg.structures import Pyramid, RoIs
 from tests.methods import refining, tiny
 from tests.methods.refining import config, quick
+from tests.pallas_kernels import oracles
 
 STRIDES = (4, 8, 16, 32)
 IMAGES, PROPOSALS = 2, 12
@@ -135,6 +136,37 @@ def test_parameters(arg, parameters):
     assert methods.count_parameters(mr_rcnn_config.get_config(arg)) == parameters
 
 
+ROWS = {  # align, cls, reg, alpha
+    "full": ("shape", True, True, 1.0),
+    "table3.rm": ("roi", True, True, 1.0),
+    "table3.rm_sara": ("shape", True, True, 1.0),
+    "table4.cls": ("shape", True, False, 1.0),
+    "table4.reg": ("shape", False, True, 1.0),
+    "table4.cls_reg": ("shape", True, True, 1.0),
+    "table5.alpha0": ("shape", True, True, 0.0),
+    "table5.alpha0.1": ("shape", True, True, 0.1),
+    "table5.alpha0.2": ("shape", True, True, 0.2),
+    "table5.alpha0.5": ("shape", True, True, 0.5),
+    "table5.alpha1": ("shape", True, True, 1.0),
+    "table5.alpha2": ("shape", True, True, 2.0),
+    "table5.alpha5": ("shape", True, True, 5.0),
+    "table5.alpha10": ("shape", True, True, 10.0),
+}
+
+
+def test_rows_are_the_papers():
+    """And every other setting is what the paper has, with loss weights of 1."""
+    plain = {"table3.base", "table4.base"}
+    assert set(mr_rcnn_config.ROWS) == plain | set(ROWS)
+    for row, wanted in ROWS.items():
+        model = mr_rcnn_config.get_config(row).model
+        refine, weights = model.refine, model.criterion.weights
+        assert (refine.align, refine.cls, refine.reg, model.test.score_alpha) == wanted, row
+        assert (refine.guidance, refine.iou, refine.info_flow) == ("mul", 0.5, "B"), row
+        assert refine.relabel and refine.pseudo_labels and refine.mask_grad and refine.flow_relu
+        assert {v for k, v in weights.items() if k.startswith("refine_")} == {1.0}
+
+
 @pytest.mark.parametrize("row", mr_rcnn_config.ROWS)
 def test_every_row_is_a_model(row):
     for data in ("coco", "root=DIR", "runlocal", "detectron2"):
@@ -208,7 +240,8 @@ def test_alpha_weighs_the_two_scores(inputs, variables):
         module = heads(score_alpha=alpha)
         return module.apply({}, jnp.array([1.0, -2.0]), jnp.array([3.0, 4.0]), method="_fuse")
 
-    np.testing.assert_allclose(fused(1e9), [3.0, 4.0], rtol=1e-6)
+    for large in (1e9, 1e39, 1e300):
+        np.testing.assert_allclose(fused(large), [3.0, 4.0], rtol=1e-6)
     np.testing.assert_allclose(fused(0.5), [5 / 3, 0.0], atol=1e-6)
 
 
@@ -237,13 +270,29 @@ def test_what_lies_in_padded_proposals_does_not_matter(inputs, variables):
 
 @pytest.mark.parametrize("guidance", ["one_plus", "normalised"])
 def test_other_forms_of_guidance(inputs, guidance):
-    """A constant mask c: one_plus multiplies by 1 + c, normalised leaves the features alone."""
+    """RoIAlign times (1 + mean of P in the bin); Shape-aware RoIAlign of the features over that of ones."""
     module = heads(guidance=guidance)
-    mask = jnp.full((IMAGES, PROPOSALS, 28, 28), 0.25)
-    pooled = module.guided_pool(inputs.pyramid, inputs.proposals.boxes, mask, 7)
-    plain = module.box_head.pool(inputs.pyramid, inputs.proposals.boxes, 7)
-    wanted = plain * (1.25 if guidance == "one_plus" else 1.0)
-    np.testing.assert_allclose(pooled, wanted, atol=1e-5)
+    mask = np.random.default_rng(3).random((IMAGES, PROPOSALS, 28, 28)).astype(np.float32)
+    boxes = inputs.proposals.boxes
+    pooled = module.guided_pool(inputs.pyramid, boxes, jnp.asarray(mask), 7)
+    if guidance == "one_plus":
+        plain = module.box_head.pool(inputs.pyramid, boxes, 7)
+        bins = [
+            [mask[..., 4 * y : 4 * y + 4, 4 * x : 4 * x + 4].mean((-2, -1)) for x in range(7)]
+            for y in range(7)
+        ]
+        wanted = plain * (1 + np.moveaxis(np.array(bins), (0, 1), (2, 3)))[..., None]
+    else:
+        levels = np.zeros((IMAGES, PROPOSALS), int)  # all of these boxes are small
+
+        def shape_aware(features):
+            return oracles.loop(
+                features, np.asarray(boxes), levels, mask, strides=STRIDES, output_size=(7, 7)
+            )
+
+        features = [np.asarray(level) for level in inputs.pyramid.levels]
+        wanted = shape_aware(features) / shape_aware([np.ones_like(x) for x in features])
+    np.testing.assert_allclose(pooled, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_without_information_flow_only_refined_masks_change(inputs, variables):
@@ -305,7 +354,10 @@ def test_masks_of_56_pixels(inputs):
     ("changes", "message"),
     [
         ({"cls": False, "reg": False}, "has nothing to do"),
-        ({"align": "roi", "guidance": "one_plus"}, "pools without a mask"),
+        ({"align": "roi", "guidance": "one_plus"}, "refine.guidance='one_plus' has no effect"),
+        ({"align": "roi", "mask_grad": False}, "refine.mask_grad=False has no effect with"),
+        ({"info_flow": "none", "flow_relu": False}, "flow_relu=False has no effect"),
+        ({"cls": False, "score_alpha": 2.0}, "score_alpha=2.0 has no effect with .*cls=False"),
         ({"score_alpha": float("inf")}, "score_alpha=inf: allowed is a number >= 0"),
     ],
 )
