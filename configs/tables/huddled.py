@@ -48,8 +48,8 @@ def get_table() -> Table:
         scale="small",
         columns=("box/AP", "box/AP50", "box/AP75", "mask/AP", "mask/AP50", "mask/AP75"),
         notes=(
-            "A small model, drawn scenes and short training: this tells what the refining module does here, and "
-            "nothing about COCO."
+            "A small model and short training, on drawn scenes or on the data that was given: this tells what the "
+            "refining module does here, and nothing about COCO."
         ),
         rows=(
             Row(name="base", config="configs/mask_rcnn.py:r18", label="Mask R-CNN", overrides=BASE),
