@@ -5,6 +5,10 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 
+class UnknownArgumentError(ValueError):
+    """An argument that a config file does not have; one that builds on that file may have more to offer."""
+
+
 def parse_arg(arg: str | None, **spec) -> ConfigDict:
     """Parses the part of `--config` after the colon.
 
@@ -13,7 +17,8 @@ def parse_arg(arg: str | None, **spec) -> ConfigDict:
     `r101,1x,runlocal` equals `backbone=r101,schedule=1x,runlocal=True`.
 
     Raises:
-      ValueError: unknown argument or value (the message lists what is allowed), or two values for one argument.
+      UnknownArgumentError: unknown argument (the message lists what is allowed).
+      ValueError: a value that is not allowed, or two values for one argument.
     """
     values = {k: v[0] if isinstance(v, tuple) else v for k, v in spec.items()}
     tokens: dict[str, str] = {}
@@ -22,7 +27,7 @@ def parse_arg(arg: str | None, **spec) -> ConfigDict:
         if not given:
             key, value = _bare(token, spec)
         if key not in spec:
-            raise ValueError(f"Unknown config argument {token!r}. Allowed: {_allowed(spec)}.")
+            raise _unknown(token, spec)
         value = _convert(key, value, spec[key])
         if key in tokens and values[key] != value:
             raise ValueError(
@@ -46,8 +51,12 @@ def _bare(token: str, spec: dict) -> tuple[str, object]:
         return token, "True"
     owners = [k for k, v in spec.items() if isinstance(v, tuple) and token in v]
     if len(owners) != 1:
-        raise ValueError(f"Unknown config argument {token!r}. Allowed: {_allowed(spec)}.")
+        raise _unknown(token, spec)
     return owners[0], token
+
+
+def _unknown(token: str, spec: dict) -> UnknownArgumentError:
+    return UnknownArgumentError(f"Unknown config argument {token!r}. Allowed: {_allowed(spec)}.")
 
 
 def _convert(key: str, value: str, default: object) -> object:
@@ -291,7 +300,7 @@ def base() -> ConfigDict:
     )
     # Work directory of a run to start from, or a file of other libraries' weights.
     config.init_from = ""
-    config.needs_heads = False  # refuse to start without trained RoI heads in init_from
+    config.needs_heads = False  # refuse to start without a trained RPN and heads in init_from
     config.freeze = ("backbone/stem", "backbone/stage1")  # parameter paths that do not train
     config.data = data()
     config.model = model()

@@ -78,8 +78,8 @@ def get_config(arg=None):
     base = cascade_mask_rcnn if plus or own.cascade else mask_rcnn
     try:
         config = base.get_config(rest)
-    except ValueError as error:
-        raise ValueError(
+    except common.UnknownArgumentError as error:
+        raise common.UnknownArgumentError(
             f"{error} And of maskplus: {', '.join(ROWS)}, parts={'+'.join(PARTS)}, cascade."
         ) from None
     changes = _parts(own.parts) if own.parts else ROWS[own.row]

@@ -4,17 +4,18 @@
 
 It starts from a trained Mask R-CNN (a work directory, or a file of another library's, with that library's argument) and
 trains 9,000 steps of 16 images at 0.002, a tenth of that from step 6,000. The refining heads begin as copies of the
-trained ones. Without trained heads to start from it is refused, but with `runlocal`, whose few steps only show that it
-runs. `end_to_end` trains everything from pretrained backbone weights for 1x instead.
+trained ones. Without a trained RPN, box head and mask head to start from it is refused, but with `runlocal`, whose few
+steps only show that it runs. `end_to_end` trains everything from pretrained backbone weights for 1x, 2x or 3x instead.
 
-Arguments: all of configs/mask_rcnn.py (`x101` is `x101_32x8d`), and the rows of the paper's ablations:
+Arguments: all of configs/mask_rcnn.py (`x101` is `x101_32x8d`), and the rows of the paper's ablations. 2x and 3x are
+for `end_to_end` and `small`; other numbers of steps to go on with are --config.train.steps=...
 
   table3.base table3.rm table3.rm_sara        refining module without and with Shape-aware RoIAlign
   table4.base table4.cls table4.reg table4.cls_reg   what the refining box head does
   table5.alpha0 ... alpha0.1 0.2 0.5 1 2 5 10     weight of the refined scores; needs no training, use it with eval.py
 
 `base` rows are plain Mask R-CNN trained for as many steps more. Without a row it is the full model (table3.rm_sara).
-`freeze_vanilla` trains the refining heads alone; it needs weights of the same classes.
+`freeze_vanilla` trains the refining heads alone; it needs weights of the same classes, at every scale.
 
 Published box / mask AP on val2017 (maskrcnn-benchmark's Mask R-CNN as the base):
 
@@ -28,9 +29,12 @@ Published box / mask AP on val2017 (maskrcnn-benchmark's Mask R-CNN as the base)
 All rows with seeds and a report: `python -m jaxseg.reproduce mr_rcnn --workdir=DIR`. See docs/methods/mr_rcnn.md.
 """
 
+import re
+
 from configs import common, mask_rcnn
 
-_ALIASES = {"x101": "x101_32x8d", "backbone=x101": "backbone=x101_32x8d"}
+_X101 = re.compile(r"(?<![^,])(backbone=)?x101(?![^,])")  # a whole argument
+_STEPS, _DROP, _WARMUP = 9000, 6000, 500  # from a trained Mask R-CNN
 _ALPHAS = (0, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 ROWS = {  # changes of `config.model`; None: plain Mask R-CNN
     "full": {},
@@ -46,15 +50,12 @@ ROWS = {  # changes of `config.model`; None: plain Mask R-CNN
 
 
 def get_config(arg=None):
-    words = [_ALIASES.get(word, word) for word in (arg or "").split(",")]
-    spec = dict(row=tuple(ROWS), end_to_end=False, freeze_vanilla=False)
-    own, rest = common.take_args(",".join(words), **spec)
+    arg = _X101.sub(r"\1x101_32x8d", arg or "")
+    own, rest = common.take_args(arg, row=tuple(ROWS), end_to_end=False, freeze_vanilla=False)
     try:
         config = mask_rcnn.get_config(rest)
-    except ValueError as error:
-        if not str(error).startswith("Unknown config argument"):
-            raise
-        raise ValueError(
+    except common.UnknownArgumentError as error:
+        raise common.UnknownArgumentError(
             f"{error} And of mr_rcnn: {', '.join(ROWS)}, end_to_end, freeze_vanilla."
         ) from None
     changes = ROWS[own.row]
@@ -68,10 +69,21 @@ def get_config(arg=None):
             "Config arguments end_to_end and freeze_vanilla: what is trained from the start cannot be frozen; leave "
             "one of them out."
         )
-    if not own.end_to_end:
-        scale, _ = common.take_args(rest, small=False, runlocal=False)
-        (_fine_tune_briefly if scale.small or scale.runlocal else _fine_tune)(config)
-        config.needs_heads = not scale.runlocal
+    if own.end_to_end:
+        return config
+    scale, _ = common.take_args(rest, schedule=("1x", "2x", "3x"), small=False, runlocal=False)
+    if scale.small or scale.runlocal:
+        _fine_tune_briefly(config)
+    elif scale.schedule == "1x":
+        _fine_tune(config)
+    else:
+        raise ValueError(
+            f"Config argument {scale.schedule}: from a trained Mask R-CNN this config trains {_STEPS:,} steps, "
+            "whatever the schedule. Leave it out and say how long with --config.train.steps=... (and "
+            "--config.optim.milestones=...), or train everything with end_to_end."
+        )
+    # What is frozen must be trained, also where a few steps only show that it runs.
+    config.needs_heads = own.freeze_vanilla or not scale.runlocal
     return config
 
 
@@ -79,8 +91,8 @@ def _fine_tune(config):
     """The paper's 9,000 steps of 16 images."""
     config.train.batch_size = config.optim.base_batch_size = 16
     config.optim.lr, config.optim.schedule = 0.002, "step"
-    config.train.steps, config.optim.milestones = 9000, (6000,)
-    config.optim.warmup_steps = 500
+    config.train.steps, config.optim.milestones = _STEPS, (_DROP,)
+    config.optim.warmup_steps = _WARMUP
     config.train.eval_every = 3000
 
 
@@ -89,8 +101,8 @@ def _fine_tune_briefly(config):
     steps = max(min(10, config.train.steps), config.train.steps // 10)
     config.optim.lr *= 0.1
     config.optim.schedule = "step"
-    config.optim.milestones = (2 * steps // 3,)
+    config.optim.milestones = (steps * _DROP // _STEPS,)
     config.train.steps = steps
     config.train.eval_every = min(config.train.eval_every, steps)
     config.train.save_every = min(config.train.save_every, steps)
-    config.optim.warmup_steps = min(config.optim.warmup_steps, steps // 18)
+    config.optim.warmup_steps = min(config.optim.warmup_steps, steps * _WARMUP // _STEPS)

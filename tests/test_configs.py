@@ -66,6 +66,15 @@ def test_errors_name_what_was_got_and_what_is_allowed(arg, words):
         assert word in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["mr_rcnn", "maskplus"])
+def test_a_config_on_another_one_names_its_own_arguments_where_one_is_unknown(name):
+    get_config = importlib.import_module(f"configs.{name}").get_config
+    with pytest.raises(common.UnknownArgumentError, match=f"'bakcbone=r50'.*And of {name}: "):
+        get_config("bakcbone=r50")
+    with pytest.raises(ValueError, match=r"both say what backbone is; give one of them\.$"):
+        get_config("r50,r101")
+
+
 def test_two_values_for_one_argument_are_refused():
     with pytest.raises(ValueError, match="r50 and backbone=r101: both say what backbone is"):
         common.parse_arg("r50,3x,backbone=r101", **SPEC)
