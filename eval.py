@@ -43,7 +43,11 @@ def main(_: list[str]) -> None:
         _WORKDIR.value, _STEP.value or config.eval.step
     )
     categories = runs.match_categories(trained, source.categories)
+    changed = workdir.differences(run, config, common.base())
+    changed.pop("eval.split", None)  # the first line of the report says it
     out = _OUT.value or pathlib.Path(_WORKDIR.value) / "eval" / f"{split}-{step}"
+    if not _OUT.value:
+        workdir.check_evaluation(out, config, common.base())
     out = reports.make_folder(out)
     mesh = sharding.make_mesh(jax.local_devices())
     sharding.check_batch(config.eval.batch_size, 1, mesh, key="eval.batch_size")
@@ -57,7 +61,8 @@ def main(_: list[str]) -> None:
             categories=categories,
             split=split,
         )
-    workdir.save_evaluation(out, config, trained, run=_WORKDIR.value, step=step)
+    report.changed = changed
+    workdir.save_evaluation(out, config, trained, run=_WORKDIR.value, step=step, changed=changed)
     report.save(out)
     pictures.compare(source, report.results, out / "predictions.png")
     console = Console(highlight=False, markup=False, emoji=False)

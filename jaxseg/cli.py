@@ -67,9 +67,22 @@ def _parse(argv: list[str], base: Callable[[], ConfigDict] | None) -> list[str]:
                 _fail(
                     f"{argument}: unknown key {config_keys.suggest(name.removeprefix('config.'), known)}."
                 )
+        _expect_config(argv, known)
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raised = [line for line in lines if line.partition(":")[0].endswith("Error")]
         _fail(raised[-1].partition(": ")[2] if raised else " ".join(lines))
+
+
+def _expect_config(argv: Sequence[str], known: Sequence[str]) -> None:
+    """Ends the program where keys of a config are set but no config is given."""
+    names = {argument: argument.lstrip("-").partition("=")[0] for argument in argv[1:]}
+    known = {f"config.{key}" for key in known}
+    keys = [argument for argument, name in names.items() if name in known]
+    if keys and "config" not in names.values():
+        _fail(
+            f"{keys[0]} sets a key of a config file, and none is given. Give --config=FILE, too (for a trained run the "
+            "config that it was trained with, with the same arguments)."
+        )
 
 
 def _raised_by_jaxseg(error: Exception) -> bool:

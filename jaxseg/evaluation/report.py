@@ -33,6 +33,8 @@ class Report:
     box: Metrics | None = None
     mask: Metrics | None = None
     objects: dict[str, int] = dataclasses.field(default_factory=dict)  # class: how many, no crowds
+    # Settings that are not those of the evaluated run, with its value and the one here.
+    changed: dict[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
 
     def count_objects(self, ground_truth: dict) -> None:
         """Notes how many objects each class has in a COCO ground truth."""
@@ -71,11 +73,13 @@ class Report:
         }
 
     def print(self, console: Console | None = None) -> None:
-        """Prints the headline, what was skipped, and the tables; names stand as they are, without markup."""
+        """Prints the headline, what was skipped or changed, and the tables; names stand as they are, no markup."""
         console = console or Console()
         console.print(Text(self.headline))
         for name, count in self.skipped.items():
             console.print(Text(f"skipped: {count} {name}", style="yellow"))
+        for line in self._changes():
+            console.print(Text(line), soft_wrap=True)
         for title, header, rows in self._tables():
             table = Table(
                 title=Text(title, style="table.title"), title_justify="left", box=box.SIMPLE_HEAD
@@ -89,6 +93,7 @@ class Report:
     def markdown(self) -> str:
         """The same as `print`, as Markdown."""
         parts = [self.headline, *(f"skipped: {n} {name}" for name, n in self.skipped.items())]
+        parts += self._changes()
         for title, header, rows in self._tables():
             align = ["---"] + ["---:"] * (len(header) - 1)
             lines = ["| " + " | ".join(row) + " |" for row in (header, align, *rows)]
@@ -108,6 +113,12 @@ class Report:
             write_text(files["metrics"], json.dumps(self.to_dict(), indent=1))
             write_text(files["table"], self.markdown())
         return files
+
+    def _changes(self) -> list[str]:
+        return [
+            f"Changed from the run: {key} {old!r} -> {new!r}"
+            for key, (old, new) in self.changed.items()
+        ]
 
     def _tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
         if not (self.box and self.mask):

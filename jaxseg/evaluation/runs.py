@@ -22,7 +22,7 @@ def with_settings(run: ConfigDict, given: ConfigDict | None) -> ConfigDict:
     for key in sorted(ours):
         if ours[key] != theirs.get(key):
             raise ValueError(
-                f"The config's model.{key}={theirs.get(key)!r} is not the run's {ours[key]!r}: "
+                f"The config's {key}={theirs.get(key)!r} is not the run's {ours[key]!r}: "
                 "evaluate with the config of the run (or without --config), and change only data, "
                 "eval and model.test."
             )
@@ -54,7 +54,7 @@ def match_categories(trained: Sequence[Any], found: Sequence[Any]) -> list[Any |
 
 
 def _model(config: ConfigDict) -> dict[str, Any]:
-    """`config.model` flat, without what may differ."""
+    """`config.method` and `config.model` flat, without what may differ."""
     leaves: dict[str, Any] = {"method": config.method}
 
     def add(group: ConfigDict, prefix: str) -> None:
@@ -64,8 +64,8 @@ def _model(config: ConfigDict) -> dict[str, Any]:
             else:
                 leaves[prefix + key] = value
 
-    add(config.model, "")
-    free = ("test.", "num_classes", "dtype", "roi_align")
+    add(config.model, "model.")
+    free = ("model.test.", "model.num_classes", "model.dtype", "model.roi_align")
     return {key: value for key, value in leaves.items() if not key.startswith(free)}
 
 

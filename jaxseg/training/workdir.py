@@ -12,6 +12,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from absl import logging
@@ -95,6 +96,7 @@ def save_evaluation(
     *,
     run: str | os.PathLike,
     step: int,
+    changed: Mapping[str, tuple[Any, Any]] = MappingProxyType({}),
 ) -> None:
     """Writes `evaluation.json`, which makes the results in a folder self-contained.
 
@@ -104,9 +106,38 @@ def save_evaluation(
       categories: the classes of the run.
       run: the work directory of the run, as the user gave it.
       step: the step of the checkpoint.
+      changed: which settings are not those of the run: key -> (its value, the one here).
     """
     found = dict(_settings(config, categories), workdir=os.fspath(run), step=step)
-    write_json(pathlib.Path(folder) / EVALUATION_FILE, found)
+    write_json(pathlib.Path(folder) / EVALUATION_FILE, {**found, "changed": dict(changed)})
+
+
+def check_evaluation(
+    folder: str | os.PathLike, config: ConfigDict, base: ConfigDict | None = None
+) -> None:
+    """Sees to it that an evaluation does not replace one that was made with other settings.
+
+    Args:
+      folder: where its results are to lie.
+      config: as `save_evaluation` takes it.
+      base: as in `differences`.
+
+    Raises:
+      ValueError: there is such a one; the settings are named.
+    """
+    path = pathlib.Path(folder).expanduser() / EVALUATION_FILE
+    if not path.exists():
+        return
+    found = {
+        key: values
+        for key, values in differences(load_settings(path)[0], config, base).items()
+        if key.startswith(("data.", "eval.", "model.test.")) and key not in _SAME_RESULTS
+    }
+    if found:
+        raise ValueError(
+            f"{path.parent} holds an evaluation with other settings: {told(found)}. Give --out=DIR for this one, or "
+            "delete that folder first."
+        )
 
 
 def load_run(folder: str | pathlib.Path) -> tuple[ConfigDict, tuple[sources.Category, ...]]:
@@ -154,9 +185,16 @@ def check_keys(config: ConfigDict, base: ConfigDict) -> None:
         raise ValueError(f"Unknown key{'s' if len(unknown) > 1 else ''} in config: {words}.")
 
 
-def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
-    """What differs between two configs: key -> (old value, new value), "absent" where there is none."""
-    before, after = dict(_leaves(old)), dict(_leaves(new))
+def differences(
+    old: ConfigDict, new: ConfigDict, base: ConfigDict | None = None
+) -> dict[str, tuple[Any, Any]]:
+    """What differs between two configs: key -> (old value, new value), "absent" where there is none.
+
+    A key that only one of them has, because another version of jaxseg made the other, counts there with its value in
+    `base`: what is not known is as it is by default.
+    """
+    default = dict(_leaves(base)) if base is not None else {}
+    before, after = default | dict(_leaves(old)), default | dict(_leaves(new))
     return {
         key: (before.get(key, "absent"), after.get(key, "absent"))
         for key in dict.fromkeys([*before, *after])
@@ -164,7 +202,15 @@ def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
     }
 
 
+def told(found: Mapping[str, tuple[Any, Any]]) -> str:
+    """`differences` in words: `config.optim.lr is 0.1 there and 0.2 here; ...`."""
+    return "; ".join(
+        f"config.{key} is {old!r} there and {new!r} here" for key, (old, new) in found.items()
+    )
+
+
 _ABSENT = object()
+_SAME_RESULTS = ("data.workers", "data.prefetch", "eval.batch_size", "eval.step")
 
 
 def _settings(config: ConfigDict, categories: Sequence[sources.Category]) -> dict[str, Any]:

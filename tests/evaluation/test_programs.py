@@ -16,6 +16,7 @@ ROOT = pathlib.Path(__file__).parents[2]
             ["eval.py", "--config=configs/small.py", "--config.eval.max_imges=3"],
             "did you mean eval.max_images",
         ),
+        (["eval.py", "--config.model.test.score_alpha=2"], "Give --config=FILE, too"),
         (["predict.py", f"--images={__file__}"], "not the work directory of a training run"),
     ],
 )

@@ -24,6 +24,13 @@ def test_another_model_is_an_error():
         runs.with_settings(common.base(), given)
 
 
+def test_another_method_is_an_error():
+    given = common.base()
+    given.method = "mr_rcnn"
+    with pytest.raises(ValueError, match=r"config's method='mr_rcnn' is not the run's 'mask_rcnn'"):
+        runs.with_settings(common.base(), given)
+
+
 def test_a_run_of_an_earlier_version_lacks_keys_that_came_later():
     run = common.base()
     with run.unlocked():

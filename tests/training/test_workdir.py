@@ -89,6 +89,29 @@ def test_changes_are_told_one_by_one():
     assert workdir.differences(old, new) == {"data.new": ("absent", 1), "train.steps": (12, 20)}
 
 
+def test_a_key_of_another_version_is_as_by_default():
+    old, new = standin.make_config(), standin.make_config(steps=20)
+    del old.optim.clip_norm, old.optim.gamma
+    new.optim.gamma, old.gone = 0.5, 1
+    found = {"train.steps": (12, 20), "optim.gamma": (0.1, 0.5), "gone": (1, "absent")}
+    assert workdir.differences(old, new, standin.common.base()) == found
+
+
+def test_an_evaluation_is_not_replaced_by_one_with_other_settings(tmp_path):
+    config = standin.make_config()
+    workdir.check_evaluation(tmp_path, config)
+    changed = {"model.test.score": (0.3, 0.05)}
+    workdir.save_evaluation(tmp_path, config, CATEGORIES, run="runs/a", step=7, changed=changed)
+    noted = json.loads((tmp_path / "evaluation.json").read_text())
+    assert noted["changed"] == {"model.test.score": [0.3, 0.05]}
+    config.data.workers, config.eval.batch_size, config.train.steps = 5, 1, 99
+    workdir.check_evaluation(tmp_path, config)
+    config.model.test.score = 0.5
+    message = r"config.model.test.score is 0.05 there and 0.5 here\. Give --out=DIR"
+    with pytest.raises(ValueError, match=message):
+        workdir.check_evaluation(tmp_path, config)
+
+
 @pytest.mark.parametrize("folder", ["file", "file/below", "/proc/jaxseg"])
 def test_a_work_directory_that_cannot_be_written(tmp_path, folder):
     (tmp_path / "file").write_text("")
