@@ -117,8 +117,11 @@ class Checkpoints:
         """Whether the scheduler takes the machines back (with `jax.distributed` only)."""
         return self._manager.reached_preemption(step)
 
-    def restore(self, like: TrainState) -> TrainState | None:
+    def restore(self, like: TrainState, changed: str = "") -> TrainState | None:
         """The newest readable checkpoint in the shapes and shardings of `like`; None if there is none at all.
+
+        Args:
+          changed: the settings that may have made another model of it, for its error.
 
         Raises:
           ValueError: it is of another model (the first differing parameter is named), or none is readable.
@@ -130,7 +133,7 @@ class Checkpoints:
             except Exception as error:
                 broken.append(self._pass_over(step, error))
                 continue
-            _check_same(saved, _items(like), f"checkpoint {step} in {self._folder}")
+            _check_same(saved, _items(like), f"checkpoint {step} in {self._folder}", changed)
             try:
                 state = _restore_state(self._manager, step, like)
             except (jax.errors.JaxRuntimeError, MemoryError):
@@ -266,14 +269,14 @@ def init_from(
 
 def _settings_that_differ(before: ConfigDict, config: ConfigDict) -> str:
     """A sentence about those that make another model than the run with the config `before` has."""
-    differ = [
-        f"config.{key} is {old!r} there and {new!r} here"
+    differ = {
+        key: (old, new)
         for key, (old, new) in workdir.differences(before, config).items()
         if key.startswith("model.") and not key.startswith(("model.test.", "model.criterion."))
         # A key that came later says nothing about the run's model.
-        if old != "absent" and key not in ("model.num_classes", "model.dtype")
-    ]
-    return f" {'; '.join(differ)}." if differ else ""
+        if old != "absent" and key not in ("model.num_classes", "model.dtype", "model.roi_align")
+    }
+    return f" {workdir.told(differ)}." if differ else ""
 
 
 def _manager(folder: pathlib.Path, *, read_only: bool) -> ocp.CheckpointManager:
@@ -311,9 +314,12 @@ def _metadata(manager: ocp.CheckpointManager, step: int) -> tuple[Any, Any]:
     return items["variables"].tree, items["optimizer"].tree
 
 
-def _check_same(saved: tuple[Any, Any], wanted: tuple[Any, Any], what: str) -> None:
+def _check_same(saved: tuple[Any, Any], wanted: tuple[Any, Any], what: str, changed: str) -> None:
     for ours, theirs in zip(wanted, saved, strict=True):
-        integrity.compare(integrity.flat(theirs), integrity.flat(ours), what)
+        try:
+            integrity.compare(integrity.flat(theirs), integrity.flat(ours), what)
+        except ValueError as error:
+            raise ValueError(f"{error}{changed and f' Changed: {changed}.'}") from None
 
 
 def _restore_state(manager: ocp.CheckpointManager, step: int, like: TrainState) -> TrainState:

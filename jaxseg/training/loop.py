@@ -87,7 +87,7 @@ def train(
     folder = workdir.prepare(folder)
     ended = validation.read_final(folder)
     if ended is not None and ended[0] >= config.train.steps:
-        setup.compare_with_finished(folder, config, console)
+        setup.compare_with_finished(folder, config, console, base)
         console.print(
             f"The run in {folder} is finished (step {ended[0]}); nothing is trained. Its results:"
         )
@@ -103,7 +103,7 @@ def train(
     evaluate = validation.make_evaluate(model, config, val)
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
-        plan = setup.plan_state(config, folder, model, mesh, source.categories)
+        plan = setup.plan_state(config, folder, model, mesh, source.categories, base)
         if jax.process_index() == 0:
             stack.enter_context(workdir.locked(folder))
         saved = stack.enter_context(checkpoints.Checkpoints(folder, console.print))

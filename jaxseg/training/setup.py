@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -60,13 +61,15 @@ def checked(config: ConfigDict, base: ConfigDict | None) -> ConfigDict:
     return config
 
 
-def compare_with_finished(folder: pathlib.Path, config: ConfigDict, console: Console) -> None:
-    """Tells what a config that meets a finished run has changed.
+def compare_with_finished(
+    folder: pathlib.Path, config: ConfigDict, console: Console, base: ConfigDict | None = None
+) -> None:
+    """Tells what a config that meets a finished run has changed; `base` as in `workdir.differences`.
 
     Raises:
       ValueError: it describes another model.
     """
-    found = _differences(folder, config)
+    found = _differences(folder, config, base)
     for key, (before, after) in found.items():
         # What the run's version of jaxseg did not know yet is no other model.
         if before != "absent" and (key == "method" or key.startswith("model.")):
@@ -129,6 +132,7 @@ class Plan:
     schedule: optimizer.Schedule
     read_start: Callable[[], starting.Start | None]  # what `config.init_from` gives; checked
     start: starting.Start | None = None  # the same, read already if the run has no checkpoint
+    changed: Mapping[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)  # since then
 
 
 def plan_state(
@@ -137,11 +141,13 @@ def plan_state(
     model: nn.Module,
     mesh: Mesh,
     categories: Sequence[sources.Category],
+    base: ConfigDict | None = None,
 ) -> Plan:
-    """Plans the first state of a model for the data set's `categories`.
+    """Plans the first state of a model for the data set's `categories`; `base` as in `workdir.differences`.
 
     Raises:
-      ValueError: `config.freeze` does not fit the model, or what is in `config.init_from` or `folder` does not.
+      ValueError: `config.freeze` does not fit the model, or what is in `config.init_from` or `folder` does not; or the
+        run in `folder` would go on with other settings of the model than it began with.
       OSError: there is no run and no file in `config.init_from`, and it is needed.
     """
     batch = states.example_batch(config, mesh.size)
@@ -156,12 +162,12 @@ def plan_state(
     variables = integrity.flat({"params": params, "batch_stats": batch_stats})
     shapes = {path: leaf.shape for path, leaf in variables.items()}
     read_start = functools.partial(_start, config, shapes, categories)
-    if integrity.finished_steps(checkpoints.checkpoint_folder(folder)):
-        _check_method(folder, config)
-        start = None
-    else:
-        start = read_start()
-    return Plan(init, create, like, transform, schedule, read_start, start)
+    plan = Plan(init, create, like, transform, schedule, read_start)
+    if not integrity.finished_steps(checkpoints.checkpoint_folder(folder)):
+        return dataclasses.replace(plan, start=read_start())
+    changed = _differences(folder, config, base)
+    _check_same_model(folder, changed, functools.partial(_is_start, config, shapes, categories))
+    return dataclasses.replace(plan, changed=changed)
 
 
 def _start(
@@ -175,13 +181,47 @@ def _start(
     return start
 
 
-def _check_method(folder: pathlib.Path, config: ConfigDict) -> None:
-    before, after = _differences(folder, config).get("method", ("absent", ""))
+def _check_same_model(
+    folder: pathlib.Path,
+    changed: Mapping[str, tuple[Any, Any]],
+    is_start: Callable[[pathlib.Path], bool],
+) -> None:
+    """Raises ValueError where a run would go on with another method or another model than it began with."""
+    before, after = changed.get("method", ("absent", ""))
+    model = {
+        key: values
+        for key, values in changed.items()
+        # What is evaluated, and how it is computed, may be another at every start.
+        if key.startswith("model.") and not key.startswith("model.test.")
+        if key not in ("model.roi_align", "model.dtype") and "absent" not in values
+    }
     if before != "absent":
-        raise ValueError(
-            f"The run in {folder} has method={before!r}, and this config has method={after!r}. Go on with a config of "
-            "that method, or choose another --workdir; a new run can start from its weights with --config.init_from."
+        found = f"has method={before!r}, and this config has method={after!r}. Go on with a config of that method"
+    elif model:
+        found = (
+            f"was trained with other settings of the model: {workdir.told(model)}. It cannot go on with these: put "
+            "them back"
         )
+    else:
+        return
+    advice = f"; a new run can start from its weights with --config.init_from={folder}"
+    raise ValueError(
+        f"The run in {folder} {found}, or choose another --workdir{advice if is_start(folder) else ''}."
+    )
+
+
+def _is_start(
+    config: ConfigDict,
+    shapes: Mapping[str, tuple[int, ...]],
+    categories: Sequence[Any],
+    folder: pathlib.Path,
+) -> bool:
+    """Whether a new run of this config could start from the one in `folder`."""
+    config = ConfigDict({**config.to_dict(), "init_from": str(folder)})
+    try:
+        return _start(config, shapes, categories) is not None
+    except (ValueError, OSError):
+        return False
 
 
 def _read_start(
@@ -208,18 +248,21 @@ def _read_start(
 
 
 def _check_heads(config: ConfigDict, start: starting.Start | None) -> None:
-    """Raises ValueError where trained RoI heads are needed (`config.needs_heads`) and not given."""
+    """Raises ValueError where a trained RPN and trained heads are needed (`config.needs_heads`) and not given."""
     if not config.get("needs_heads", False):
         return
     trained = set(start.values).difference(start.untrained) if start else ()
-    if any(path.startswith("params/roi_heads/") for path in trained):
+    parts = ("rpn", "roi_heads/box_head", "roi_heads/mask_head")
+    lacking = [p for p in parts if not any(re.match(rf"params/{p}(_\d+)?/", t) for t in trained)]
+    if not lacking:
         return
-    got = f"{config.init_from!r}, which has no trained RoI heads" if start else "empty"
+    got = f"{config.init_from!r}, which has no trained {', '.join(lacking)}" if start else "empty"
     raise ValueError(
         f"config.init_from is {got}, and this config goes on from a trained Mask R-CNN (config.needs_heads): its "
         f"{config.train.steps:,} steps from a learning rate of {config.optim.lr:g} train none from nothing. Give "
-        "--config.init_from=RUN, the work directory of a trained run, or a file of a detector's weights; with the "
-        "argument end_to_end configs/mr_rcnn.py trains everything."
+        "--config.init_from=RUN, the work directory of a trained run, or a file of such a detector's weights; with the "
+        "argument end_to_end configs/mr_rcnn.py trains everything, with runlocal it only shows that it runs (both "
+        "without freeze_vanilla)."
     )
 
 
@@ -264,9 +307,11 @@ def first_state(
     console.print(
         f"Model: {config.method}, {count:,} parameters, on {mesh.size} {jax.default_backend()} device(s)."
     )
-    state = saved.restore(plan.like)
+    # The settings of the model are the same: it is checked.
+    changed = {k: v for k, v in plan.changed.items() if k in ("freeze", "optim.ema")}
+    state = saved.restore(plan.like, workdir.told(changed))
     if state is not None:
-        for key, (before, after) in _differences(folder, config).items():
+        for key, (before, after) in plan.changed.items():
             console.print(f"Changed since the last start: {key}: {before!r} -> {after!r}.")
         console.print(f"Resumed from step {int(state.step)} in {folder}.")
         return state
@@ -298,17 +343,19 @@ def _conventions(config: ConfigDict) -> list[str]:
     return [
         f"Warning: the weights were made with {key}={old!r}, and this config has {new!r}."
         for key, (old, new) in workdir.differences(before, config).items()
-        if key.startswith(parts)
+        if key.startswith(parts) and old != "absent"
     ]
 
 
-def _differences(folder: pathlib.Path, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
+def _differences(
+    folder: pathlib.Path, config: ConfigDict, base: ConfigDict | None
+) -> dict[str, tuple[Any, Any]]:
     """What differs from the config of the last start in `folder`."""
     try:
         before, _ = workdir.load_run(folder)
     except (FileNotFoundError, ValueError):
         return {}
-    found = workdir.differences(before, config)
+    found = workdir.differences(before, config, base)
     if not config.model.num_classes:
         found.pop("model.num_classes", None)  # it is taken from the data set
     return found

@@ -144,8 +144,43 @@ def test_heads_that_nobody_trained_are_none(make_run):
     with pytest.raises(ValueError, match=r"would stay random: .*roi_heads/box_head/fc0"):
         start(make_config(source=source, freeze=VANILLA))
     config.needs_heads = True
-    with pytest.raises(ValueError, match="which has no trained RoI heads"):
+    with pytest.raises(ValueError, match="no trained roi_heads/box_head, roi_heads/mask_head, and"):
         start(config)
+
+
+@pytest.mark.parametrize("part", ["rpn", "roi_heads/box_head", "roi_heads/mask_head"])
+def test_every_part_of_a_mask_rcnn_must_be_trained(make_run, part):
+    """A Faster R-CNN has no mask head."""
+    config = make_config(source=make_run(missing=f"/{part}/"), needs_heads=True)
+    with pytest.raises(ValueError, match=f"which has no trained {part}, and this config"):
+        start(config)
+
+
+def test_a_run_goes_on_with_the_refining_heads_that_it_has(make_run):
+    """What differs is named by settings, not by shapes."""
+    folder = make_run("mr_rcnn", **{"model.refine.reg": False})
+    config = make_config(**{"model.refine.align": "roi"})
+    is_start = functools.partial(setup._is_start, config, shapes(config), CATEGORIES)
+    found = setup._differences(folder, config, None)
+    message = (
+        r"config.model.refine.align is 'shape' there and 'roi' here; config.model.refine.reg is False there and True "
+        r"here\. It cannot go on with these: put them back, or choose another --workdir\.$"
+    )
+    with pytest.raises(
+        ValueError, match=message
+    ):  # it is no start: half a refining head is refused
+        setup._check_same_model(folder, found, is_start)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "possible"),
+    [("mask_rcnn", "mr_rcnn", True), ("mr_rcnn", "mask_rcnn", False)],
+)
+def test_another_method_is_advised_to_start_from_a_run_only_where_it_can(
+    make_run, before, after, possible
+):
+    config = make_config(after)
+    assert setup._is_start(config, shapes(config), CATEGORIES, make_run(before)) == possible
 
 
 @pytest.mark.parametrize(
@@ -158,12 +193,29 @@ def test_heads_that_nobody_trained_are_none(make_run):
         ("end_to_end,small", False),
         ("runlocal", False),
         ("runlocal=True", False),
+        ("freeze_vanilla,runlocal", True),
+        ("2x,small", True),
+        ("3x,end_to_end", False),
     ],
 )
 def test_which_rows_need_trained_heads(arg, needed):
     config = mr_rcnn_config.get_config(arg)
     assert config.needs_heads == needed
     assert (config.train.steps <= 10) == ("runlocal" in arg)
+
+
+@pytest.mark.parametrize("arg", ["2x", "schedule=3x", "r50,maskplus,2x"])
+def test_a_schedule_that_would_be_ignored_is_refused(arg):
+    message = r"argument [23]x: .* trains 9,000 steps.* --config.train.steps=.* end_to_end"
+    with pytest.raises(ValueError, match=message):
+        mr_rcnn_config.get_config(arg)
+    assert mr_rcnn_config.get_config(f"{arg},end_to_end").train.steps >= 180_000
+
+
+@pytest.mark.parametrize("arg", ["x101", "backbone=x101,root=/data/x101", "root=x101,x101"])
+def test_the_papers_name_of_the_deepest_backbone(arg):
+    made = mr_rcnn_config.get_config(arg)
+    assert made.model.backbone.groups == 32 and "32x8d" not in made.data.root
 
 
 def test_one_row_at_a_time():

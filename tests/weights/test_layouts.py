@@ -90,7 +90,9 @@ def test_a_file_without_heads_is_no_start_for_who_needs_them(tmp_path, heads):
             "params/roi_heads/refine_box_head/fc0/kernel" in setup._start(config, like, ()).copied
         )
     else:
-        with pytest.raises(ValueError, match=r"file.safetensors', which has no trained RoI heads"):
+        with pytest.raises(
+            ValueError, match=r"file.safetensors', which has no trained rpn, roi_heads"
+        ):
             setup._start(config, like, ())
 
 
