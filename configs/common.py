@@ -282,9 +282,11 @@ def criterion() -> ConfigDict:
             "classification": 1.0,
             "box": 1.0,
             "mask": 1.0,
+            "mask_auxiliary": 1.0,  # of maskplus.quasi
             "refine_classification": 1.0,  # of mr_rcnn, and the two below
             "refine_box": 1.0,
             "refine_mask": 1.0,
+            "refine_mask_auxiliary": 1.0,
         }
     )
     return config

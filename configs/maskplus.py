@@ -1,11 +1,12 @@
 """MaskPlus (WACV 2020): five techniques for the mask branch, on Mask R-CNN, and MaskPlus+, on Cascade Mask R-CNN.
 
-  python train.py --config=configs/maskplus.py:r101,2x,coco,root=/data/coco --workdir=runs/maskplus \
+  python train.py --config=configs/maskplus.py:recipe=maskplus,r101,2x,coco,root=/data/coco --workdir=runs/maskplus \
       --config.init_from=resnet101.pth
-  python train.py --config=configs/maskplus.py:r101,2x,coco,root=/data/coco,maskplus_plus --workdir=runs/plus \
-      --config.init_from=resnet101.pth
+  python train.py --config=configs/maskplus.py:recipe=maskplus,r101,2x,coco,root=/data/coco,maskplus_plus \
+      --workdir=runs/plus --config.init_from=resnet101.pth
 
-Arguments: all of configs/mask_rcnn.py, the paper's own recipe being `maskplus` (2x are its 360,000 steps); then
+Arguments: all of configs/mask_rcnn.py, of which `recipe=maskplus` is the paper's own training (2x: its 360,000 steps of
+8 images; MaskPlus+ 540,000); then
 
   parts=...    some of context, pyramid, boundary, quasi, bias, with + between them: parts=context+quasi
   cascade      on Cascade Mask R-CNN
@@ -13,11 +14,12 @@ Arguments: all of configs/mask_rcnn.py, the paper's own recipe being `maskplus` 
 or one of the rows of the paper's tables, by name; without either all five parts:
 
   table1.base table1.cf_256_256 table1.cf_256_256_256 table1.cf_720_512_512_256    contextual fusion
+  table1.cf_512_256_256                                                            the stack of the paper's text
   table2.base table2.dpm                                                           deconvolutional pyramid
   table3.base table3.original table3.improved                                      boundary refinement
   table4.base table4.half table4.qml_half table4.qml_double                        quasi-multitask learning
   table5.base table5.bt (= table6.base, table6.bt)                                 biased training
-  table7.maskplus (all five), maskplus_plus (= table7.maskplus_plus: on a cascade, 1.5 times as long)
+  table7.base, table7.maskplus (all five), maskplus_plus (= table7.maskplus_plus: on a cascade, 1.5 times as long)
 
 The techniques are settings of every method, `--config.model.maskplus.*` (configs/common.py): Mask Refining R-CNN with
 contextual fusion is `--config=configs/mr_rcnn.py:r50 --config.model.maskplus.context="(720,512,512,256)"`.
@@ -48,6 +50,7 @@ ROWS = {
     "table1.base": {},
     "table1.cf_256_256": {"context": (256, 256)},
     "table1.cf_256_256_256": {"context": (256, 256, 256)},
+    "table1.cf_512_256_256": {"context": (512, 256, 256)},  # of the text, not in the table
     "table1.cf_720_512_512_256": PARTS["context"],
     "table2.base": {},
     "table2.dpm": PARTS["pyramid"],
@@ -62,6 +65,7 @@ ROWS = {
     "table5.bt": PARTS["bias"],
     "table6.base": {},
     "table6.bt": PARTS["bias"],
+    "table7.base": {},
     "table7.maskplus": _ALL,
     "table7.maskplus_plus": _ALL,
     "maskplus_plus": _ALL,
@@ -87,6 +91,8 @@ def get_config(arg=None):
     if changes.get("context"):  # small models have less channels
         changes = {**changes, "context": _fitted(changes["context"], channels)}
     config.model.maskplus.update(changes)
+    if plus:
+        config.model.cascade.mask_heads = 1  # whatever the conventions
     if plus and "runlocal" not in rest.split(","):
         config.train.steps = 3 * config.train.steps // 2
         config.optim.milestones = tuple(3 * step // 2 for step in config.optim.milestones)

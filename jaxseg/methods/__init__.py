@@ -18,6 +18,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "mr_rcnn": mr_rcnn.build,
     "cascade_mask_rcnn": cascade_mask_rcnn.build,
 }
+TRAINING_ONLY = (r"roi_heads/(refine_)?mask_head(_\d+)?/auxiliary",)  # what no detection needs
 RULES = {  # of the settings that only one method has
     "mr_rcnn": mr_rcnn.RULES,
     "cascade_mask_rcnn": cascade_mask_rcnn.RULES,

@@ -13,19 +13,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from jaxseg.methods import mask_rcnn, settings
 from jaxseg.modeling.criterion import SampledSoftmax, Selection, Terms
 from jaxseg.modeling.roi_heads import (
     DetectionSettings,
     first_slots,
+    likeliest_class,
     mask_losses,
     next_boxes,
     select_detections,
@@ -78,7 +79,9 @@ class CascadeTopology(nn.Module):
             stages.append((selection, self.tasks[stage].loss(logits, deltas, selection)))
             if stage + 1 < len(self.box_head):
                 # A background box, which has no class, moves as its likeliest one.
-                classes = jnp.where(selection.positive, selection.classes, self._foreground(logits))
+                classes = jnp.where(
+                    selection.positive, selection.classes, likeliest_class(logits, self.num_classes)
+                )
                 boxes = self._move(stage, deltas, classes, selection.rois.boxes, pyramid)
                 selection = self._relabel(stage + 1, boxes, selection, targets)
         terms = [
@@ -100,7 +103,7 @@ class CascadeTopology(nn.Module):
             logits, deltas = head(pyramid, rois, train=False)
             every.append(logits)
             if stage + 1 < len(self.box_head):
-                classes = self._foreground(logits)
+                classes = likeliest_class(logits, self.num_classes)
                 boxes = self._move(stage, deltas, classes, rois.boxes, pyramid)
                 rois = rois.replace(boxes=boxes)
         found = select_detections(
@@ -109,10 +112,6 @@ class CascadeTopology(nn.Module):
         boxes, scores, classes, valid, _ = found
         masks = self._masks(pyramid, RoIs(boxes, valid, valid), classes)
         return Detections(boxes, scores, classes, valid, masks)
-
-    def _foreground(self, logits: Float[Array, "B R L"]) -> Int[Array, "B R"]:
-        """The likeliest class that is not background."""
-        return logits[..., : self.num_classes].argmax(-1).astype(jnp.int32)
 
     def _move(self, stage: int, deltas, classes, boxes, pyramid: Pyramid) -> Float[Array, "B R 4"]:
         """The boxes that a stage makes of those it was given."""
@@ -148,24 +147,13 @@ def _of_stage(stage: int, values: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{name}_{stage}": value for name, value in values.items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class StageWeights(Mapping):
-    """The weights of losses by their names; that of `box_1` is the one of `box` times that of stage 1."""
-
-    losses: Mapping[str, float]
-    stages: Sequence[float]
-
-    def __getitem__(self, name: str) -> float:
-        base, _, stage = name.rpartition("_")
-        if not base or not stage.isdigit():
-            return self.losses[name]
-        return self.losses.get(base, 1.0) * self.stages[int(stage)]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.losses)
-
-    def __len__(self) -> int:
-        return len(self.losses)
+def stage_weights(losses: Mapping[str, float], stages: Sequence[float]) -> dict[str, float]:
+    """The weights of losses by name, and those of `box_1` and so on: that of `box` times that of stage 1."""
+    return dict(losses) | {
+        f"{name}_{stage}": weight * times
+        for name, weight in losses.items()
+        for stage, times in enumerate(stages)
+    }
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -233,7 +221,7 @@ def build(config) -> mask_rcnn.MaskRCNN:
         heads.task.at(iou, tuple(coder))
         for iou, coder in zip(cascade.ious[1:], cascade.coders[1:], strict=True)
     ]
-    weights = StageWeights(plain.criterion.weights, tuple(cascade.loss_weights))
+    weights = stage_weights(plain.criterion.weights, cascade.loss_weights)
     return plain.clone(
         roi_heads=CascadeTopology(
             box_head=tuple(box.clone() for _ in range(stages)),

@@ -150,7 +150,8 @@ class ImprovedBoundaryRefinement(nn.Module):
             made = layers.conv(channels, kernel, dtype=self.dtype, name=name, **more)(flat)
             return made.reshape(*x.shape[:-1], channels)
 
-        x = logits.astype(self.dtype)
+        # The norms need the range of the logits, which lie far from 0; convolutions compute in `dtype`.
+        x = logits
         for index in range(self.modules):
             y = x
             for step, channels in enumerate((self.squeeze, self.growth)):
@@ -237,7 +238,7 @@ def parts(model, pool: Callable[..., Array], num_maps: int, dtype) -> dict[str, 
             dtype=dtype,
         )
     if wanted.quasi != "none":
-        made["auxiliary"] = functools.partial(
+        made["auxiliary_branch"] = functools.partial(
             QuasiMultitask,
             num_maps=num_maps,
             convs=head.convs,
@@ -251,11 +252,19 @@ def parts(model, pool: Callable[..., Array], num_maps: int, dtype) -> dict[str, 
 
 def mask_weight(config) -> Callable[[Array], Array] | None:
     """Biased training: the factor of the mask losses, `alpha` for the first `alpha_until` of all steps, then 1."""
+    until = biased_steps(config)
+    if not until:
+        return None
+    alpha = config.model.maskplus.alpha
+    return lambda step: jnp.where(step < until, alpha, 1.0).astype(jnp.float32)
+
+
+def biased_steps(config) -> int:
+    """The number of steps, from the first, whose mask losses have the weight `alpha`; 0 without biased training."""
     wanted = config.model.get("maskplus")
     if wanted is None or wanted.alpha == 1.0:
-        return None
-    until = round(wanted.alpha_until * config.train.steps)
-    return lambda step: jnp.where(step < until, wanted.alpha, 1.0).astype(jnp.float32)
+        return 0
+    return round(wanted.alpha_until * config.train.steps)
 
 
 def _own_cells(pool: functools.partial) -> functools.partial:
@@ -278,8 +287,21 @@ def _check(model) -> None:
                     f"{key}.mask_out='pooled' leaves out the upsampling, which {key}.{name}={wanted[name]!r} is about; "
                     "leave one of them at its default."
                 )
-    if tuple(wanted.boundary_kernels) != (1, 3) and wanted.boundary != "improved":
+    head = model.mask_head
+    if wanted.pyramid == "pooled" and not head.convs and head.channels != model.fpn.channels:
         raise ValueError(
-            f"{key}.boundary_kernels={tuple(wanted.boundary_kernels)} is of {key}.boundary='improved', which is "
-            f"{wanted.boundary!r}; leave it at (1, 3)."
+            f"{key}.pyramid='pooled' adds features of {head.channels} channels (config.model.mask_head.channels) to "
+            f"what is pooled, {model.fpn.channels} (config.model.fpn.channels): with config.model.mask_head.convs=0 "
+            "they must be equal."
         )
+    improved, biased = wanted.boundary == "improved", wanted.alpha != 1.0
+    settings.check_used(
+        key,
+        wanted,
+        ("boundary_kernels", (1, 3), improved, f"boundary={wanted.boundary!r}"),
+        ("boundary_norm", "image", improved, f"boundary={wanted.boundary!r}"),
+        ("context_level", 5, bool(wanted.context), "context=()"),
+        ("alpha_until", 0.5, biased, "alpha=1.0"),
+    )
+    if biased and not wanted.alpha_until:
+        raise ValueError(f"{key}.alpha={wanted.alpha} has no effect with {key}.alpha_until=0.")

@@ -19,7 +19,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from jaxseg.methods import mask_rcnn, settings
 from jaxseg.modeling import layers
@@ -28,6 +28,7 @@ from jaxseg.modeling.mask_head import MaskTargets
 from jaxseg.modeling.roi_heads import (
     DetectionSettings,
     first_slots,
+    likeliest_class,
     next_boxes,
     select_detections,
     take_slots,
@@ -112,7 +113,9 @@ class RefiningTopology(nn.Module):
         terms = self.task.loss(logits, deltas, selection)
 
         # Background has no mask: its RoIs are guided by that of the class they look most like (pseudo labels).
-        classes = jnp.where(selection.positive, selection.classes, self._foreground(logits))
+        classes = jnp.where(
+            selection.positive, selection.classes, likeliest_class(logits, self.num_classes)
+        )
         boxes = self._decode(deltas, classes, selection.rois.boxes, pyramid)
         rois = RoIs(boxes, selection.rois.valid, selection.positive)
         outputs = self.mask_head(pyramid, rois, classes, train=train)
@@ -131,7 +134,7 @@ class RefiningTopology(nn.Module):
         logits, deltas = self.box_head(pyramid, proposals, train=False)
         scores = self.task.scores(logits)
         proposals, logits, deltas = _best(self.switches.topk, scores, (proposals, logits, deltas))
-        classes = self._foreground(logits)
+        classes = likeliest_class(logits, self.num_classes)
         boxes = self._decode(deltas, classes, proposals.boxes, pyramid)
         first = RoIs(boxes, proposals.valid, proposals.valid)
         outputs = None
@@ -152,14 +155,10 @@ class RefiningTopology(nn.Module):
             found = RoIs(take_slots(first.boxes, source), valid, valid)
             return self.mask_head(pyramid, found, classes, train=False).features
 
-        context = self._context(pyramid, rois, classes, features, False)
+        context = self._context(pyramid, rois, classes, features)
         outputs = self.refine_mask_head(pyramid, rois, classes, context=context, train=False)
         masks = self.refine_mask_head.probabilities(outputs)
         return Detections(boxes, scores, classes, valid, masks)
-
-    def _foreground(self, logits: Float[Array, "B R L"]) -> Int[Array, "B R"]:
-        """The likeliest class that is not background."""
-        return logits[..., : self.num_classes].argmax(-1).astype(jnp.int32)
 
     def _decode(self, deltas, classes, boxes, pyramid: Pyramid) -> Float[Array, "B R 4"]:
         """The boxes that `deltas` give for `classes`, inside the image. No gradient, as in cascades."""
@@ -234,7 +233,7 @@ class RefiningTopology(nn.Module):
         boxes = self._decode(deltas, picked.classes, picked.rois.boxes, pyramid)
         rois = RoIs(boxes, picked.rois.valid & picked.positive, picked.positive)
         features = lambda: take_slots(outputs.features, slots)  # noqa: E731
-        context = self._context(pyramid, rois, picked.classes, features, train)
+        context = self._context(pyramid, rois, picked.classes, features)
         refined = self.refine_mask_head(pyramid, rois, picked.classes, context=context, train=train)
         wanted = MaskTargets(targets, picked.matched, boxes)
         losses = self.refine_mask_head.losses(refined, wanted)
@@ -246,13 +245,13 @@ class RefiningTopology(nn.Module):
         rois: RoIs,
         classes: Array,
         features: Callable[[], Array],
-        train: bool,
     ) -> Float[Array, "B P h w C"] | None:
         """F^- of RoIs on B^r (eq. 6): from the `features` on their B as there, or from new ones on B^r as in HTC."""
         if self.flow is None:
             return None
         if self.switches.info_flow == "Br":
-            return self.flow(self.mask_head(pyramid, rois, classes, train=train).features)
+            # Its norms have had their statistics of this step.
+            return self.flow(self.mask_head(pyramid, rois, classes, train=False).features)
         return self.flow(features())
 
 
@@ -320,25 +319,19 @@ def _check(model) -> None:
         raise ValueError(
             f"{key}.cls=False and {key}.reg=False: the refining box head has nothing to do; leave one of them True."
         )
-    without = {  # (a setting, and one that has no effect then) -> its default
-        (f"{key}.align", "roi", f"{key}.guidance"): (refine.align, refine.guidance, "mul"),
-        (f"{key}.align", "roi", f"{key}.mask_grad"): (refine.align, refine.mask_grad, True),
-        (f"{key}.info_flow", "none", f"{key}.flow_relu"): (
-            refine.info_flow,
-            refine.flow_relu,
-            True,
-        ),
-        (f"{key}.cls", False, "config.model.test.score_alpha"): (
-            refine.cls,
-            model.test.score_alpha,
-            1.0,
-        ),
-    }
-    for (name, off, idle), (value, given, default) in without.items():
-        if value == off and given != default:
-            raise ValueError(
-                f"{idle}={given!r} has no effect with {name}={value!r}; leave one of them at its default."
-            )
+    shaped, flows = refine.align == "shape", refine.info_flow != "none"
+    settings.check_used(
+        key,
+        refine,
+        ("guidance", "mul", shaped, "align='roi'"),
+        ("mask_grad", True, shaped, "align='roi'"),
+        ("flow_relu", True, flows, "info_flow='none'"),
+    )
+    if not refine.cls and model.test.score_alpha != 1.0:
+        raise ValueError(
+            f"config.model.test.score_alpha={model.test.score_alpha!r} has no effect with {key}.cls=False; leave one "
+            "of them at its default."
+        )
 
 
 def build(config) -> mask_rcnn.MaskRCNN:

@@ -136,6 +136,23 @@ RULES: Mapping[str, Rule] = {
 }
 
 
+def check_used(group: str, values: ConfigDict, *cases: tuple[str, Any, bool, str]) -> None:
+    """Refuses settings that would be ignored.
+
+    Args:
+      group: what `values` are called: "config.model.refine".
+      cases: (key, its default, whether it has an effect, what takes the effect away), the last two as they are now.
+
+    Raises:
+      ValueError: a key without effect is not at its default.
+    """
+    for key, default, used, because in cases:
+        if not used and values[key] != default:
+            raise ValueError(
+                f"{group}.{key}={values[key]!r} has no effect with {group}.{because}; leave one of them at its default."
+            )
+
+
 def validate(config: ConfigDict, more: Mapping[str, Rule] = MappingProxyType({})) -> None:
     """Raises ValueError for the first model setting without meaning; `more` are rules of a method's own settings."""
     model = config.model

@@ -82,7 +82,8 @@ class FCNMaskHead(nn.Module):
       feature_refinement: (N, h, w, C) -> (N, h', w', C), between the convolutions and the deconvolution.
       upsample: False leaves out the deconvolution.
       logit_refinement: (B, R, h, w, K) logits of all maps, and which RoIs enter statistics -> logits of that shape.
-      auxiliary: another branch on what is pooled, in training only -> (B, R, h', w') logits of the RoIs' classes.
+      auxiliary_branch: (pooled, rois, classes) -> (B, R, h', w') logits of another branch, in training only: of the
+        RoIs that `losses` is given, however many were looked at.
     """
 
     num_maps: int
@@ -96,8 +97,12 @@ class FCNMaskHead(nn.Module):
     feature_refinement: Callable[..., nn.Module] | None = None
     upsample: bool = True
     logit_refinement: Callable[..., nn.Module] | None = None
-    auxiliary: Callable[..., nn.Module] | None = None
+    auxiliary_branch: Callable[..., nn.Module] | None = None
     dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        if self.auxiliary_branch is not None:
+            self.auxiliary = self.auxiliary_branch()
 
     @nn.compact
     def __call__(
@@ -116,8 +121,8 @@ class FCNMaskHead(nn.Module):
         if self.image_context is not None:
             x = x + self.image_context(name="image_context")(pyramid, self.pool_size)
         extra = {}
-        if self.auxiliary is not None and train:
-            extra["auxiliary"] = self.auxiliary(name="auxiliary")(x, rois, classes, train=train)
+        if self.auxiliary_branch is not None and train:
+            extra = {"pooled": x, "rois": rois, "classes": classes}
         features = layers.roi_convolutions(
             x,
             rois.stats,
@@ -146,8 +151,9 @@ class FCNMaskHead(nn.Module):
     def losses(self, outputs: MaskOutputs, targets: MaskTargets) -> dict[str, Float[Array, "B R"]]:
         """Binary cross-entropy, the mean over each RoI's pixels; that of the auxiliary branch is `mask_auxiliary`."""
         losses = {"mask": self._loss(outputs.logits, targets)}
-        if "auxiliary" in outputs.extra:
-            losses["mask_auxiliary"] = self._loss(outputs.extra["auxiliary"], targets)
+        if outputs.extra:
+            seen = (outputs.extra[name] for name in ("pooled", "rois", "classes"))
+            losses["mask_auxiliary"] = self._loss(self.auxiliary(*seen, train=True), targets)
         return losses
 
     def _loss(self, logits: Float[Array, "B R S S"], targets: MaskTargets) -> Float[Array, "B R"]:

@@ -105,6 +105,11 @@ def weighted_mean(values: Float[Array, "B R"], weights: Float[Array, "B R"]) -> 
     return total / jnp.maximum(weights.sum(), 1e-6)
 
 
+def likeliest_class(logits: Float[Array, "B R L"], num_classes: int) -> Int[Array, "B R"]:
+    """The one of the K classes with the highest logit, background (K) left out."""
+    return logits[..., :num_classes].argmax(-1).astype(jnp.int32)
+
+
 def next_boxes(
     deltas: Float[Array, "B R G 4"],
     classes: Int[Array, "B R"],

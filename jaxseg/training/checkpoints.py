@@ -228,11 +228,13 @@ def init_from(
     *,
     class_layers: Sequence[str],
     copies: Mapping[str, str] = MappingProxyType({}),
+    training_only: Sequence[str] = (),
 ) -> starting.Start:
     """What a new run takes over from another run's newest checkpoint.
 
     Where the classes differ from that run's, the layers that `class_layers` names start anew. Modules that the run
-    lacks are copies of others as `copies` says, see `methods.copies` and `paths.copies_of`.
+    lacks are copies of others as `copies` says, see `methods.copies` and `paths.copies_of`. What `training_only` names
+    stays behind where the new model has none.
 
     Args:
       folder: the other run's work directory.
@@ -249,7 +251,13 @@ def init_from(
     if [c.name for c in theirs] != [c.name for c in categories]:
         renewed = [p for p in like if paths.matches(p.partition("/")[2], class_layers)]
     try:
-        return starting.of_run(integrity.flat(variables), like, renewed=renewed, copies=copies)
+        return starting.of_run(
+            integrity.flat(variables),
+            like,
+            renewed=renewed,
+            copies=copies,
+            training_only=training_only,
+        )
     except ValueError as error:
         found = f"checkpoint {step} of config.init_from={str(folder)!r}"
         differ = f"{error}{_settings_that_differ(before, config)}"

@@ -84,10 +84,14 @@ def make(config: ConfigDict, params: Any) -> tuple[optax.GradientTransformation,
 
 
 def norm_paths(params: Any) -> frozenset[str]:
-    """Paths of the parameters of normalisation layers: everything that lies beside a `scale`."""
+    """Paths of what decays not: parameters of normalisation layers, all that lies beside a `scale`, and PReLU's slopes.
+
+    Decay would pull a slope towards a ReLU (He et al. 2015, section 3.1).
+    """
     paths = [freezing.path_string(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
     owners = {p.rpartition("/")[0] for p in paths if p.rpartition("/")[2] == "scale"}
-    return frozenset(p for p in paths if p.rpartition("/")[0] in owners)
+    slopes = {p for p in paths if p.rpartition("/")[2] == "slope"}
+    return frozenset(p for p in paths if p.rpartition("/")[0] in owners) | slopes
 
 
 def describe(config: ConfigDict) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import os
@@ -20,6 +21,7 @@ from rich.console import Console
 from jaxseg import methods, paths
 from jaxseg.data import geometry, pipeline, sources
 from jaxseg.evaluation import coco
+from jaxseg.methods import maskplus
 from jaxseg.training import checkpoints, integrity, optimizer, sharding, starting, workdir
 from jaxseg.training import state as states
 from jaxseg.training.state import TrainState
@@ -167,7 +169,26 @@ def plan_state(
         return dataclasses.replace(plan, start=read_start())
     changed = _differences(folder, config, base)
     _check_same_model(folder, changed, functools.partial(_is_start, config, shapes, categories))
+    _check_mask_weight(folder, config, changed)
     return dataclasses.replace(plan, changed=changed)
+
+
+def _check_mask_weight(
+    folder: pathlib.Path, config: ConfigDict, changed: Mapping[str, tuple[Any, Any]]
+) -> None:
+    """Raises ValueError where more steps would bring back the first part of biased training, which has passed."""
+    if "train.steps" not in changed:
+        return
+    before = copy.deepcopy(config)
+    before.train.steps = changed["train.steps"][0]
+    step = integrity.finished_steps(checkpoints.checkpoint_folder(folder))[-1]
+    if maskplus.biased_steps(before) <= step < maskplus.biased_steps(config):
+        raise ValueError(
+            f"The run in {folder} is at step {step}, where its masks no longer have the weight config.model.maskplus."
+            f"alpha={config.model.maskplus.alpha:g}; with train.steps={config.train.steps} they would have it again, "
+            f"up to step {maskplus.biased_steps(config)}. Train as many steps as before ({before.train.steps}), or "
+            f"start another run with --config.init_from={folder} and --config.model.maskplus.alpha=1."
+        )
 
 
 def _start(
@@ -241,6 +262,7 @@ def _read_start(
         categories,
         class_layers=methods.class_layers(config),
         copies=methods.copies(config),
+        training_only=methods.TRAINING_ONLY,
     )
     untrained = start.untrained(config.init_from) & set(found.values)
     told = (*found.told, *starting.untrained_lines(untrained, found), *_conventions(config))

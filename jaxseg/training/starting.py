@@ -66,6 +66,7 @@ def of_run(
     *,
     renewed: Collection[str] = (),
     copies: Mapping[str, str],
+    training_only: Sequence[str] = (),
 ) -> Start:
     """A start out of another run's variables.
 
@@ -74,10 +75,13 @@ def of_run(
       like: the shapes of ours.
       renewed: paths of class layers that start anew.
       copies: see `methods.copies`.
+      training_only: patterns of what `like` may lack, since no detection needs it; see `methods.TRAINING_ONLY`.
 
     Raises:
       ValueError: what is there does not fit what is wanted; up to `SHOWN` variables are named with both shapes.
     """
+    left = [p for p in saved if p not in like and paths.matches(p.partition("/")[2], training_only)]
+    saved = {p: value for p, value in saved.items() if p not in left}
     sources = paths.copies_of(like, saved, copies, renewed)
     copied = {path: source for path, source in sources.items() if source}
     initial = {path: "that run has none" for path, source in sources.items() if not source}
@@ -88,11 +92,19 @@ def of_run(
     if unfit:
         raise ValueError("; ".join(unfit) + ".")
     told = [
-        f"taken    {len(values)} of the {len(saved)} arrays there",
+        f"taken    {len(values)} of the {len(saved) + len(left)} arrays there",
+        *left_lines(left, [*saved]),
         *copied_lines(copied, [*values, *initial]),
         *initial_lines(initial, [*values, *copied]),
     ]
     return Start(values, copied, initial, told)
+
+
+def left_lines(left: Collection[str], others: Collection[str]) -> list[str]:
+    """What the user should know of what is not taken over, a line for each module."""
+    if not left:
+        return []
+    return [f"left     {len(left)}: for training alone ({few(paths.modules(left, others))})"]
 
 
 def copied_lines(copied: Mapping[str, str], others: Collection[str]) -> list[str]:

@@ -9,12 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from jaxseg import methods, paths
-from jaxseg.structures import Batch
 from jaxseg.training import freeze, starting
 from jaxseg.training import state as states
 from jaxseg.weights import classes as classes_lib
@@ -227,7 +225,7 @@ def flat(tree: Any) -> dict[str, Any]:
 
 
 def shapes(config: ConfigDict) -> Mapping[str, tuple[int, ...]]:
-    """The shape of every variable of the model by its path; nothing is computed.
+    """The shape of every variable that training has, by its path; nothing is computed.
 
     Raises:
       ValueError: a setting of the model is not allowed.
@@ -237,10 +235,9 @@ def shapes(config: ConfigDict) -> Mapping[str, tuple[int, ...]]:
 
 @functools.lru_cache(maxsize=8)
 def _shapes(config: FrozenConfigDict) -> Mapping[str, tuple[int, ...]]:
-    model = methods.build(config)
-    size = jnp.full((1, 2), 64.0)
-    batch = Batch(jnp.zeros((1, 64, 64, 3), jnp.uint8), size, jnp.ones((1,), bool))
-    made = jax.eval_shape(lambda: model.init(jax.random.key(0), batch, method="detect"))
+    model, batch = methods.build(config), states.example_batch(config)
+    params, stats = jax.eval_shape(lambda: states.init_variables(model, batch, config.seed))
+    made = {"params": params} | ({"batch_stats": stats} if stats else {})
     return {path: leaf.shape for path, leaf in flat(made).items()}
 
 

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import common
 from configs import maskplus as maskplus_config
-from jaxseg import methods
+from jaxseg import methods, paths
 from jaxseg.losses import mask as mask_losses
 from jaxseg.methods import maskplus
 from jaxseg.modeling import norms
@@ -20,7 +21,7 @@ from jaxseg.modeling.criterion import Terms
 from jaxseg.modeling.mask_head import FCNMaskHead, MaskTargets
 from jaxseg.ops.roi_align import Sampling, roi_align
 from jaxseg.structures import Pyramid, RoIs
-from jaxseg.training import starting
+from jaxseg.training import setup, starting
 from jaxseg.weights import convert
 from tests.methods import tiny
 
@@ -76,10 +77,22 @@ def rois() -> RoIs:
 CLASSES = jnp.array([[0, 2, 1, 0, 0], [2, 0, 0, 0, 0]], jnp.int32)
 
 
-def apply(module, variables, *arguments, train):
+def apply(module, variables, *arguments, train, **more):
     """(outputs, statistics) of a module, compiled: eager operations would be compiled one by one."""
-    run = functools.partial(module.apply, train=train, mutable=["batch_stats"])
+    run = functools.partial(module.apply, train=train, mutable=["batch_stats"], **more)
     return quick(run)(variables, *arguments)
+
+
+def both(head, *arguments, train):
+    """What a mask head gives, and the logits of its auxiliary branch in training."""
+    outputs = head(*arguments, train=train)
+    extra = outputs.extra
+    side = (
+        head.auxiliary(extra["pooled"], extra["rois"], extra["classes"], train=True)
+        if extra
+        else None
+    )
+    return outputs, side
 
 
 def filled(shapes, seed=0):
@@ -123,7 +136,7 @@ def test_parameters_of_the_auxiliary_branch(rois):
         model = maskplus_config.get_config("r50").model
         model.maskplus.quasi = size
         pool = functools.partial(roi_align, sampling=Sampling())
-        branch = maskplus.parts(model, pool, 80, jnp.float32)["auxiliary"]()
+        branch = maskplus.parts(model, pool, 80, jnp.float32)["auxiliary_branch"]()
         init = functools.partial(branch.init, train=True)
         shapes = jax.eval_shape(init, jax.random.key(0), x, one, classes)["params"]
         assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == parameters
@@ -351,9 +364,10 @@ def head(*parts, **more) -> FCNMaskHead:
 def test_the_order_of_the_parts(pyramid, rois):
     """Pooled + context -> convolutions -> pyramid -> deconvolution -> predictor -> refinement of all maps -> a map."""
     module = head("context", "pyramid", "boundary", "quasi")
-    variables = variables_of(module, pyramid, rois, CLASSES, train=True)
+    arguments = (pyramid, rois, CLASSES)
+    variables = variables_of(module, *arguments, train=True, method=both)
     p = variables["params"]
-    found, _ = apply(module, variables, pyramid, rois, CLASSES, train=True)
+    (found, found_side), _ = apply(module, variables, *arguments, train=True, method=both)
 
     context = fusion().apply({"params": p["image_context"]}, pyramid, 14)
     x = np.asarray(roi_align(pyramid, rois.boxes, 14) + context).reshape(10, 14, 14, CHANNELS)
@@ -380,7 +394,7 @@ def test_the_order_of_the_parts(pyramid, rois):
         label = int(CLASSES[image, slot])
         for got, wanted in (
             (found.logits, maps[image, slot, ..., label]),
-            (found.extra["auxiliary"], side[image, slot, ..., label]),
+            (found_side, side[image, slot, ..., label]),
         ):
             np.testing.assert_allclose(got[image, slot], wanted, rtol=5e-3, atol=5e-3)
 
@@ -411,13 +425,13 @@ def test_all_maps_are_those_of_the_classes(pyramid, rois):
 )
 def test_sizes_of_masks(pyramid, rois, changes, size):
     module = head(**changes)
-    init = functools.partial(module.init, train=True)
+    init = functools.partial(module.init, train=True, method=both)
     variables = jax.eval_shape(init, jax.random.key(0), pyramid, rois, CLASSES)
-    run = functools.partial(module.apply, train=True, mutable=["batch_stats"])
-    found, _ = jax.eval_shape(run, variables, pyramid, rois, CLASSES)
+    run = functools.partial(module.apply, train=True, mutable=["batch_stats"], method=both)
+    (found, side), _ = jax.eval_shape(run, variables, pyramid, rois, CLASSES)
     assert found.logits.shape == (2, 5, size, size)
     extra = {"half": 14, "double": 56}.get(changes.get("quasi"))
-    assert [x.shape[2] for x in found.extra.values()] == ([extra] if extra else [])
+    assert (None if side is None else side.shape[2]) == extra
     assert ("deconv" in variables["params"]) == (
         "doubled" not in changes.values() and changes.get("mask_out") != "pooled"
     )
@@ -426,19 +440,22 @@ def test_sizes_of_masks(pyramid, rois, changes, size):
 @pytest.mark.parametrize("quasi", ["half", "double"])
 def test_quasi_multitask_learns_masks_of_its_own_size_and_changes_no_output(pyramid, rois, quasi):
     module, plain = head(quasi=quasi), head()
-    variables = variables_of(module, pyramid, rois, CLASSES, train=True)
+    variables = variables_of(module, pyramid, rois, CLASSES, train=True, method=both)
     targets = jax.tree.map(jnp.asarray, tiny.batch(2).targets)
     matched = jnp.array([[0, 1, 2, 0, 0], [1, 0, 0, 0, 0]])
     wanted = MaskTargets(targets, matched, rois.boxes)
 
-    def losses(params):
-        outputs = module.apply({"params": params}, pyramid, rois, CLASSES, train=True)
-        return outputs, module.losses(outputs, wanted)
+    def head_losses(head):
+        outputs, side = both(head, pyramid, rois, CLASSES, train=True)
+        return side, head.losses(outputs, wanted)
 
-    outputs, found = quick(losses)(variables["params"])
+    def losses(params):
+        return module.apply({"params": params}, method=head_losses)
+
+    side, found = quick(losses)(variables["params"])
     assert set(found) == {"mask", "mask_auxiliary"}
     size = 14 if quasi == "half" else 56
-    by_hand = mask_losses.binary_cross_entropy(outputs.extra["auxiliary"], wanted.masks(size))
+    by_hand = mask_losses.binary_cross_entropy(side, wanted.masks(size))
     np.testing.assert_allclose(found["mask_auxiliary"], by_hand, rtol=1e-5)
     auxiliary = lambda p: losses(p)[1]["mask_auxiliary"].sum()  # noqa: E731
     gradient = quick(jax.grad(auxiliary))(variables["params"])
@@ -467,14 +484,30 @@ def test_the_auxiliary_branch_is_part_of_training_alone():
 
 def test_biased_training_weighs_the_masks_until_its_step():
     made = config("bias", "quasi")
-    made.train.steps, made.model.maskplus.alpha_until = 10, 0.5
+    made.train.steps, made.model.maskplus.alpha_until = 10, 0.3
     criterion = methods.build(made).criterion
     masks = {"mask": jnp.float32(2.0), "mask_auxiliary": jnp.float32(1.0)}
     totals = [float(criterion.total((), masks, jnp.int32(step))[0]) for step in range(10)]
-    assert totals == [4.5] * 5 + [3.0] * 5
+    assert totals == [4.5] * 3 + [3.0] * 7
     _, log = criterion.total((), masks, jnp.int32(0))
     assert log["mask"] == 2.0 and log["mask_weight"] == 1.5  # losses are logged as they are
     assert "mask_weight" not in methods.build(config()).criterion.total((), masks, jnp.int32(0))[1]
+
+
+@pytest.mark.parametrize(
+    ("step", "refused"), [(40, False), (60, True), (99, True), (100, False), (150, False)]
+)
+def test_more_steps_do_not_bring_the_weight_back(monkeypatch, tmp_path, step, refused):
+    """100 steps, the first 50 biased, become 200, the first 100 biased."""
+    made = config("bias")
+    made.train.steps = 200
+    monkeypatch.setattr(setup.integrity, "finished_steps", lambda folder: [step])
+    check = functools.partial(setup._check_mask_weight, tmp_path, made, {"train.steps": (100, 200)})
+    if refused:
+        with pytest.raises(ValueError, match=f"is at step {step}, where its masks no longer have"):
+            check()
+    else:
+        check()
 
 
 def test_the_weight_of_masks_touches_no_other_loss():
@@ -492,7 +525,7 @@ SUBSETS = [
 
 @pytest.mark.parametrize("subset", SUBSETS, ids="+".join)
 def test_every_subset_is_a_mask_head(pyramid, rois, subset):
-    init = functools.partial(head(*subset).init, train=True)
+    init = functools.partial(head(*subset).init, train=True, method=both)
     made = set(jax.eval_shape(init, jax.random.key(0), pyramid, rois, CLASSES)["params"])
     names = {"context": "image_context", "pyramid": "feature_refinement"}
     names |= {"boundary": "logit_refinement", "quasi": "auxiliary"}
@@ -557,7 +590,11 @@ def test_other_methods_have_every_part_in_every_mask_head(method):
         ({"context_level": 6}, "context_level=6: allowed is 2, 3, 4, 5"),
         ({"pyramid": "doubled", "mask_out": "pooled"}, "pyramid='doubled' is about"),
         ({"quasi": "half", "mask_out": "pooled"}, "quasi='half' is about"),
-        ({"boundary_kernels": (3, 3)}, "is of config.model.maskplus.boundary='improved'"),
+        ({"boundary_kernels": (3, 3)}, "has no effect with config.model.maskplus.boundary='none'"),
+        ({"boundary_norm": "batch"}, "boundary_norm='batch' has no effect with"),
+        ({"context_level": 3}, r"context_level=3 has no effect with .*context=\(\)"),
+        ({"alpha_until": 0.2}, "alpha_until=0.2 has no effect with .*alpha=1.0"),
+        ({"alpha": 1.5, "alpha_until": 0.0}, "alpha=1.5 has no effect with .*alpha_until=0"),
         ({"boundary": "better"}, "boundary='better': allowed is none, original, improved"),
         ({"boundary": "improved", "boundary_kernels": (5, 5)}, r"allowed is \(1, 3\) or \(3, 3\)"),
         ({"alpha": -1.0}, "alpha=-1.0: allowed is a number >= 0"),
@@ -567,6 +604,122 @@ def test_other_methods_have_every_part_in_every_mask_head(method):
 def test_settings_without_meaning_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         methods.build(config(**changes))
+
+
+REACHES = {  # a setting, another value, and what must be on for it to matter
+    "context": ((24, 16), {}),
+    "context_level": (3, {"context": (16,)}),
+    "pyramid": ("pooled", {}),
+    "boundary": ("improved", {}),
+    "boundary_kernels": ((3, 3), {"boundary": "improved"}),
+    "boundary_norm": ("batch", {"boundary": "improved"}),
+    "quasi": ("half", {}),
+    "mask_out": ("pooled", {}),
+    "alpha": (1.5, {}),
+}
+
+
+@pytest.mark.parametrize("key", REACHES)
+def test_every_setting_reaches_the_model(key):
+    value, needs = REACHES[key]
+    assert repr(methods.build(config(**needs))) != repr(
+        methods.build(config(**needs, **{key: value}))
+    )
+
+
+@pytest.mark.parametrize("method", ["mask_rcnn", "mr_rcnn", "cascade_mask_rcnn"])
+def test_parts_compute_in_the_models_dtype_with_its_norm(method):
+    made = config(*PARTS, method=method)
+    made.model.dtype, made.model.mask_head.norm = "bfloat16", "group_norm"
+    head = methods.build(made).roi_heads.mask_head
+    parts = [head.image_context, head.feature_refinement, head.logit_refinement]
+    assert {part.keywords["dtype"] for part in (*parts, head.auxiliary_branch)} == {
+        jnp.dtype("bfloat16")
+    }
+    assert head.auxiliary_branch.keywords["norm"] is norms.GroupNorm
+
+
+def test_context_never_sees_padding_whatever_the_conventions(pyramid, rois):
+    """As torchvision's: RoIs may reach into the padding; the image does not."""
+    made = config("context", context_level=3)
+    made.model.ignore_padding = False
+    module = methods.build(made).roi_heads.mask_head.image_context(name="image_context")
+    variables = variables_of(module, pyramid, 14)
+    rows = jnp.arange(64 // 8) * 8
+    inside = (rows < pyramid.image_size[:, :1])[:, :, None] & (rows < pyramid.image_size[:, 1:])[
+        :, None
+    ]
+    assert not inside.all()
+    junk = pyramid.levels[1] + 1e9 * ~inside[..., None]
+    dirty = pyramid.replace(levels=(pyramid.levels[0], junk, *pyramid.levels[2:]))
+    clean, same = (module.apply(variables, p, 14) for p in (pyramid, dirty))
+    np.testing.assert_array_equal(clean, same)
+
+
+ROWS = {  # what they change
+    "table1.base": {},
+    "table1.cf_256_256": {"context": (256, 256)},
+    "table1.cf_256_256_256": {"context": (256, 256, 256)},
+    "table1.cf_512_256_256": {"context": (512, 256, 256)},
+    "table1.cf_720_512_512_256": {"context": (720, 512, 512, 256)},
+    "table2.dpm": {"pyramid": "pooled"},
+    "table3.original": {"boundary": "original"},
+    "table3.improved": {"boundary": "improved"},
+    "table4.half": {"mask_out": "pooled"},
+    "table4.qml_half": {"quasi": "half"},
+    "table4.qml_double": {"quasi": "double"},
+    "table5.bt": {"alpha": 1.5},
+    "table6.bt": {"alpha": 1.5},
+}
+ALL = {"context": (720, 512, 512, 256), "pyramid": "pooled", "boundary": "improved"}
+ALL |= {"quasi": "half", "alpha": 1.5}
+ROWS |= dict.fromkeys(("all", "table7.maskplus", "table7.maskplus_plus", "maskplus_plus"), ALL)
+ROWS |= {f"table{number}.base": {} for number in range(1, 8)}
+
+
+def test_rows_are_the_papers():
+    plain = dict(common.maskplus())
+    assert set(maskplus_config.ROWS) == set(ROWS)
+    for row, changes in ROWS.items():
+        made = maskplus_config.get_config(f"r50,{row}")
+        assert dict(made.model.maskplus) == {**plain, **changes}, row
+        assert (made.method == "cascade_mask_rcnn") == row.endswith("maskplus_plus")
+        assert made.model.cascade.mask_heads == 1
+    assert maskplus_config.get_config("r50,mmdet,maskplus_plus").model.cascade.mask_heads == 1
+
+
+@pytest.mark.parametrize("method", ["mask_rcnn", "mr_rcnn", "cascade_mask_rcnn"])
+def test_layers_of_classes_are_known(method):
+    """Those whose shapes change with the number of classes; other layers of the same part start anew with them."""
+    made = config(*PARTS, method=method)
+    few = convert.shapes(made)
+    made.model.num_classes += 1
+    changed = {path for path, shape in convert.shapes(made).items() if shape != few[path]}
+    known = methods.class_layers(made)
+    assert changed and all(paths.matches(path.partition("/")[2], known) for path in changed)
+
+
+@pytest.mark.parametrize("method", ["mask_rcnn", "cascade_mask_rcnn"])
+def test_what_only_training_needs_may_stay_behind(method):
+    made = config("quasi", method=method)
+    theirs = {path: np.zeros(shape, np.float32) for path, shape in convert.shapes(made).items()}
+    made.model.maskplus.quasi = "none"
+    ours = {path: value.shape for path, value in theirs.items() if "/auxiliary/" not in path}
+    copies, alone = methods.copies(made), methods.TRAINING_ONLY
+    start = starting.of_run(theirs, ours, copies=copies, training_only=alone)
+    assert set(start.values) == set(ours) != set(theirs)
+    assert any(
+        line.startswith(f"left     {len(theirs) - len(ours)}: for training alone")
+        for line in start.told
+    )
+
+
+def test_every_mask_head_of_a_cascade_may_lack_its_parts():
+    made = config(method="cascade_mask_rcnn")
+    copies = methods.copies(made)
+    assert {f"roi_heads/mask_head_{i}/{part}" for i in range(3) for part in maskplus.PARTS} <= set(
+        copies
+    )
 
 
 def test_what_a_trained_mask_rcnn_lacks_begins_anew():
@@ -591,7 +744,8 @@ def test_a_config_of_before_has_no_part():
     made = config()
     del made.model.maskplus
     head = methods.build(made).roi_heads.mask_head
-    assert head.upsample and not any(getattr(head, part) for part in maskplus.PARTS)
+    fields = ("image_context", "feature_refinement", "logit_refinement", "auxiliary_branch")
+    assert head.upsample and not any(getattr(head, field) for field in fields)
 
 
 @pytest.mark.parametrize(
