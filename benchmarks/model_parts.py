@@ -110,7 +110,9 @@ def _model(config: ConfigDict) -> nn.Module:
     return methods.build(config)
 
 
-def trace(model: nn.Module, *args: Any, method: str = "__call__", **static: Any) -> Traced:
+def trace(
+    model: nn.Module, *args: Any, method: str | Callable[..., Any] = "__call__", **static: Any
+) -> Traced:
     """What `model.method(*args, **static)` does; `args` are shapes and dtypes, of a batch of one image."""
     rois: Counter[Path] = Counter()
 

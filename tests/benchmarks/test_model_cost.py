@@ -125,9 +125,16 @@ def mask_head(train=False, **changes) -> model_parts.Traced:
     config = mask_rcnn.get_config("r50")
     config.model.maskplus.update(changes)
     head = methods.build(config).roi_heads.mask_head
-    return model_parts.trace(
-        head, pyramid(), regions(100), shapes(1, 100, dtype=jnp.int32), train=train
-    )
+    arguments = pyramid(), regions(100), shapes(1, 100, dtype=jnp.int32)
+    return model_parts.trace(head, *arguments, method=with_auxiliary, train=train)
+
+
+def with_auxiliary(head, *arguments, train):
+    """A mask head, and in training its auxiliary branch, which runs where losses are computed."""
+    outputs = head(*arguments, train=train)
+    if outputs.extra:
+        head.auxiliary(*(outputs.extra[k] for k in ("pooled", "rois", "classes")), train=True)
+    return outputs
 
 
 # Settings of `model.maskplus`; of parts of the mask head, their parameters and GMACs: once an image, or of each RoI.
