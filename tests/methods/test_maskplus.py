@@ -548,6 +548,7 @@ def check_a_step(model, batch):
     return log, gradient
 
 
+@pytest.mark.slow
 def test_all_five_train_a_step_and_predict():
     log, gradient = check_a_step(methods.build(config(*PARTS)), tiny.batch())
     assert log["mask_auxiliary"] > 0 and log["mask_weight"] == 1.5
