@@ -14,7 +14,7 @@ TABLE = {
     "r101_dcn": {"depth": 101, "deform": "v1"},
     "r101_dcnv2": {"depth": 101, "deform": "v2"},
 }
-NAMES = tuple(TABLE)  # the first is the default of `parse_arg`
+NAMES = tuple(TABLE)  # the first is the default of `arguments.parse_arg`
 
 
 def choose(config: ConfigDict, name: str) -> None:

@@ -5,11 +5,11 @@
 Argument: `runlocal`, a few steps only.
 """
 
-from configs import common
+from configs import arguments, common
 
 
 def get_config(arg=None):
-    arg = common.parse_arg(arg, runlocal=False)
+    arg = arguments.parse_arg(arg, runlocal=False)
     config = common.base()
     common.shapes_data(config)
     common.small(config)

@@ -46,7 +46,7 @@ Without data of your own there are 80 classes; for torchvision 90, COCO's catego
 What is left of their differences, and the measurements: docs/parity.md.
 """
 
-from configs import backbones, common, recipes
+from configs import arguments, backbones, common, recipes
 
 _SCHEDULES = {  # steps, milestones at 16 images a step
     "1x": (90_000, (60_000, 80_000)),
@@ -56,7 +56,7 @@ _SCHEDULES = {  # steps, milestones at 16 images a step
 
 
 def get_config(arg=None):
-    arg = common.parse_arg(
+    arg = arguments.parse_arg(
         arg,
         like=("jaxseg", *_PRESETS),
         recipe=("none", *recipes.TABLE),

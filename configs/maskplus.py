@@ -35,7 +35,7 @@ On test-dev2017, R101-FPN (Table 7): Mask R-CNN 36.9, MaskPlus 38.1, MaskPlus+ 4
 All rows with seeds and a report: `python -m jaxseg.reproduce maskplus --workdir=DIR`. See docs/methods/maskplus.md.
 """
 
-from configs import cascade_mask_rcnn, common, mask_rcnn
+from configs import arguments, cascade_mask_rcnn, mask_rcnn
 
 PARTS = {  # changes of `config.model.maskplus`
     "context": {"context": (720, 512, 512, 256)},
@@ -73,8 +73,8 @@ ROWS = {
 
 
 def get_config(arg=None):
-    own, rest = common.take_args(arg, row=tuple(ROWS), parts="", cascade=False)
-    if own.parts and own.row != "all":
+    own, rest = arguments.take_args(arg, row=tuple(ROWS), parts="all", cascade=False)
+    if own.parts != "all" and own.row != "all":
         raise ValueError(
             f"Config arguments {own.row} and parts={own.parts}: a row has parts of its own; leave one of them out."
         )
@@ -82,18 +82,19 @@ def get_config(arg=None):
     base = cascade_mask_rcnn if plus or own.cascade else mask_rcnn
     try:
         config = base.get_config(rest)
-    except common.UnknownArgumentError as error:
-        raise common.UnknownArgumentError(
+    except arguments.UnknownArgumentError as error:
+        raise arguments.UnknownArgumentError(
             f"{error} And of maskplus: {', '.join(ROWS)}, parts={'+'.join(PARTS)}, cascade."
         ) from None
-    changes = _parts(own.parts) if own.parts else ROWS[own.row]
+    changes = ROWS[own.row] if own.parts == "all" else _parts(own.parts)
     channels = config.model.fpn.channels
     if changes.get("context"):  # small models have less channels
         changes = {**changes, "context": _fitted(changes["context"], channels)}
     config.model.maskplus.update(changes)
     if plus:
         config.model.cascade.mask_heads = 1  # whatever the conventions
-    if plus and "runlocal" not in rest.split(","):
+    scale, _ = arguments.take_args(rest, runlocal=False)
+    if plus and not scale.runlocal:
         config.train.steps = 3 * config.train.steps // 2
         config.optim.milestones = tuple(3 * step // 2 for step in config.optim.milestones)
     return config

@@ -31,7 +31,7 @@ All rows with seeds and a report: `python -m jaxseg.reproduce mr_rcnn --workdir=
 
 import re
 
-from configs import common, mask_rcnn
+from configs import arguments, mask_rcnn
 
 _X101 = re.compile(r"(?<![^,])(backbone=)?x101(?![^,])")  # a whole argument
 _STEPS, _DROP, _WARMUP = 9000, 6000, 500  # from a trained Mask R-CNN
@@ -51,11 +51,11 @@ ROWS = {  # changes of `config.model`; None: plain Mask R-CNN
 
 def get_config(arg=None):
     arg = _X101.sub(r"\1x101_32x8d", arg or "")
-    own, rest = common.take_args(arg, row=tuple(ROWS), end_to_end=False, freeze_vanilla=False)
+    own, rest = arguments.take_args(arg, row=tuple(ROWS), end_to_end=False, freeze_vanilla=False)
     try:
         config = mask_rcnn.get_config(rest)
-    except common.UnknownArgumentError as error:
-        raise common.UnknownArgumentError(
+    except arguments.UnknownArgumentError as error:
+        raise arguments.UnknownArgumentError(
             f"{error} And of mr_rcnn: {', '.join(ROWS)}, end_to_end, freeze_vanilla."
         ) from None
     changes = ROWS[own.row]
@@ -71,7 +71,7 @@ def get_config(arg=None):
         )
     if own.end_to_end:
         return config
-    scale, _ = common.take_args(rest, schedule=("1x", "2x", "3x"), small=False, runlocal=False)
+    scale, _ = arguments.take_args(rest, schedule=("1x", "2x", "3x"), small=False, runlocal=False)
     if scale.small or scale.runlocal:
         _fine_tune_briefly(config)
     elif scale.schedule == "1x":

@@ -7,11 +7,11 @@ One class, up to 369 objects an image, nearly all of them small.
 DIR is in COCO format as in configs/mask_rcnn.py:own. Arguments: `root`, `runlocal`.
 """
 
-from configs import common, small
+from configs import arguments, common, small
 
 
 def get_config(arg=None):
-    arg = common.parse_arg(arg, root="", runlocal=False)
+    arg = arguments.parse_arg(arg, root="", runlocal=False)
     config = small.get_config(f"root={arg.root}")
     # Most images are 256 x 256; their nuclei are 8 to 40 pixels wide.
     config.data.buckets = ((256, 256), (256, 384))

@@ -6,11 +6,11 @@ DIR is a folder in COCO format: DIR/train, DIR/val (images), DIR/annotations/ins
 resized to a shorter side of 256 pixels. Arguments: `root`; `runlocal`, a few steps only.
 """
 
-from configs import common
+from configs import arguments, common
 
 
 def get_config(arg=None):
-    arg = common.parse_arg(arg, root="", runlocal=False)
+    arg = arguments.parse_arg(arg, root="", runlocal=False)
     config = common.base()
     common.own_data(config)
     common.small(config)

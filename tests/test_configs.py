@@ -6,7 +6,7 @@ import pathlib
 import ml_collections
 import pytest
 
-from configs import common
+from configs import arguments, common
 
 SPEC = dict(
     backbone=("r50", "r101"), schedule=("1x", "3x"), root="", steps=10, lr=0.5, runlocal=False
@@ -14,19 +14,19 @@ SPEC = dict(
 CONFIGS = sorted(
     path.stem
     for path in pathlib.Path(common.__file__).parent.glob("*.py")
-    if path.stem not in ("__init__", "common", "backbones", "recipes")
+    if path.stem not in ("__init__", "arguments", "common", "backbones", "recipes")
 )
 
 
 @pytest.mark.parametrize("arg", [None, "", ","])
 def test_without_argument_the_defaults(arg):
-    parsed = common.parse_arg(arg, **SPEC).to_dict()
+    parsed = arguments.parse_arg(arg, **SPEC).to_dict()
     assert parsed == {**SPEC, "backbone": "r50", "schedule": "1x"}
 
 
 def test_bare_words_equal_assignments():
-    bare = common.parse_arg("r101,runlocal,3x", **SPEC)
-    assert bare == common.parse_arg("runlocal=True,schedule=3x,backbone=r101", **SPEC)
+    bare = arguments.parse_arg("r101,runlocal,3x", **SPEC)
+    assert bare == arguments.parse_arg("runlocal=True,schedule=3x,backbone=r101", **SPEC)
     assert (bare.backbone, bare.schedule, bare.runlocal) == ("r101", "3x", True)
 
 
@@ -43,7 +43,7 @@ def test_bare_words_equal_assignments():
     ],
 )
 def test_values_get_the_type_of_the_default(arg, key, value):
-    parsed = common.parse_arg(arg, **SPEC)[key]
+    parsed = arguments.parse_arg(arg, **SPEC)[key]
     assert parsed == value and type(parsed) is type(value)
 
 
@@ -61,7 +61,7 @@ def test_values_get_the_type_of_the_default(arg, key, value):
 )
 def test_errors_name_what_was_got_and_what_is_allowed(arg, words):
     with pytest.raises(ValueError) as error:
-        common.parse_arg(arg, **SPEC)
+        arguments.parse_arg(arg, **SPEC)
     for word in words:
         assert word in str(error.value)
 
@@ -69,7 +69,7 @@ def test_errors_name_what_was_got_and_what_is_allowed(arg, words):
 @pytest.mark.parametrize("name", ["mr_rcnn", "maskplus"])
 def test_a_config_on_another_one_names_its_own_arguments_where_one_is_unknown(name):
     get_config = importlib.import_module(f"configs.{name}").get_config
-    with pytest.raises(common.UnknownArgumentError, match=f"'bakcbone=r50'.*And of {name}: "):
+    with pytest.raises(arguments.UnknownArgumentError, match=f"'bakcbone=r50'.*And of {name}: "):
         get_config("bakcbone=r50")
     with pytest.raises(ValueError, match=r"both say what backbone is; give one of them\.$"):
         get_config("r50,r101")
@@ -77,12 +77,12 @@ def test_a_config_on_another_one_names_its_own_arguments_where_one_is_unknown(na
 
 def test_two_values_for_one_argument_are_refused():
     with pytest.raises(ValueError, match="r50 and backbone=r101: both say what backbone is"):
-        common.parse_arg("r50,3x,backbone=r101", **SPEC)
+        arguments.parse_arg("r50,3x,backbone=r101", **SPEC)
 
 
 def test_a_word_that_two_arguments_allow_is_refused():
     with pytest.raises(ValueError, match="'same'"):
-        common.parse_arg("same", a=("x", "same"), b=("y", "same"))
+        arguments.parse_arg("same", a=("x", "same"), b=("y", "same"))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
