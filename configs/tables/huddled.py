@@ -35,11 +35,23 @@ MORE = {
 }
 
 
-def get_table() -> Table:
-    def more(name, label, row):
-        config = f"configs/mr_rcnn.py:r18,{row}"
-        return Row(name=name, config=config, label=label, overrides=MORE, start_from="base")
+def rows(backbone: str, base: dict, more: dict) -> tuple[Row, ...]:
+    """A Mask R-CNN, and three models that go on from it; `base` and `more` are their settings."""
 
+    def go_on(name, label, row):
+        config = f"configs/mr_rcnn.py:{backbone},{row}"
+        return Row(name=name, config=config, label=label, overrides=more, start_from="base")
+
+    config = f"configs/mask_rcnn.py:{backbone}"
+    return (
+        Row(name="base", config=config, label="Mask R-CNN", overrides=base),
+        go_on("continued", "Mask R-CNN, continued", "table3.base"),
+        go_on("rm", "refining module, RoIAlign", "table3.rm"),
+        go_on("rm_sara", "refining module, Shape-aware RoIAlign", "table3.rm_sara"),
+    )
+
+
+def get_table() -> Table:
     return Table(
         title="Mask Refining R-CNN on huddled objects",
         source="The settings of this project; the paper has no such table.",
@@ -51,10 +63,5 @@ def get_table() -> Table:
             "A small model and short training, on drawn scenes or on the data that was given: this tells what the "
             "refining module does here, and nothing about COCO."
         ),
-        rows=(
-            Row(name="base", config="configs/mask_rcnn.py:r18", label="Mask R-CNN", overrides=BASE),
-            more("continued", "Mask R-CNN, continued", "table3.base"),
-            more("rm", "refining module, RoIAlign", "table3.rm"),
-            more("rm_sara", "refining module, Shape-aware RoIAlign", "table3.rm_sara"),
-        ),
+        rows=rows("r18", BASE, MORE),
     )

@@ -6,7 +6,8 @@ ResNet-50 from nothing, with group norm, on images of 512 pixels: 2,000 steps of
 checkpoint for three models: itself, with the refining module on plain RoIAlign, and with it on Shape-aware RoIAlign.
 """
 
-from configs.tables.table import Row, Table
+from configs.tables import huddled
+from configs.tables.table import Table
 
 _IMAGES = {
     "data.buckets": ((512, 512),),
@@ -34,19 +35,10 @@ MORE = {
 
 
 def get_table() -> Table:
-    def more(name, label, row):
-        config = f"configs/mr_rcnn.py:r50,{row}"
-        return Row(name=name, config=config, label=label, overrides=MORE, start_from="base")
-
     return Table(
         title="Mask Refining R-CNN, ResNet-50, on a small data set",
         source="The settings of this project; the paper has no such table.",
         baseline="continued",
         columns=("box/AP", "box/AP50", "box/AP75", "mask/AP", "mask/AP50", "mask/AP75"),
-        rows=(
-            Row(name="base", config="configs/mask_rcnn.py:r50", label="Mask R-CNN", overrides=BASE),
-            more("continued", "Mask R-CNN, continued", "table3.base"),
-            more("rm", "refining module, RoIAlign", "table3.rm"),
-            more("rm_sara", "refining module, Shape-aware RoIAlign", "table3.rm_sara"),
-        ),
+        rows=huddled.rows("r50", BASE, MORE),
     )
