@@ -13,7 +13,6 @@ The compilers are separate packages, which need no device; the command says how 
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import pathlib
 import re
@@ -73,9 +72,7 @@ def main(argv: list[str]) -> int:
             result["rows"] += _compile_platform(platform, pathlib.Path(folder))
     show(result)
     if _JSON.value:
-        with open(_JSON.value, "w") as file:
-            json.dump(result, file, indent=1)
-            file.write("\n")
+        context.write(_JSON.value, result)
     return 1 if failures(result) else 0
 
 

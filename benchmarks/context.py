@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import pathlib
 import platform
@@ -23,6 +24,13 @@ def machine(*packages: str) -> dict[str, object]:
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
     }
+
+
+def write(path: str, result: dict[str, object]) -> None:
+    """The result as JSON; what JSON does not have, as text."""
+    with open(path, "w") as file:
+        json.dump(result, file, indent=1, default=str)
+        file.write("\n")
 
 
 def load() -> float:

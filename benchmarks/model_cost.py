@@ -15,16 +15,15 @@ every other arithmetic operation as half a MAC; loops of unknown length count as
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from benchmarks import model_parts, options
+from benchmarks import context, model_parts, options
 from configs import common
-from jaxseg import cli, methods
+from jaxseg import cli
 from jaxseg.training import provenance
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file.", lock_config=True)
@@ -66,8 +65,7 @@ def _row(part: model_parts.Part) -> dict[str, Any]:
 
 
 def _xla_macs(config: ConfigDict, size: tuple[int, int], variables: Any) -> float | None:
-    model = methods.build(config)
-    batch = model_parts.image(config, size)
+    model, batch = model_parts.model(config), model_parts.image(config, size)
     program = jax.jit(lambda v, b: model.apply(v, b, method="detect")).lower(variables, batch)
     # Of the program before it is optimised: compiling took 11 s for 128 x 128 and changed 0.005 % (Mask R-CNN, a CPU).
     flops = (program.cost_analysis() or {}).get("flops")
@@ -115,9 +113,7 @@ def main(_: list[str]) -> None:
         name = config_flags.get_config_filename(flags.FLAGS["config"])
         changes = config_flags.get_override_values(flags.FLAGS["config"])
         what = {"config": name, "changes": changes, "commit": provenance.commit()}
-        with open(_JSON.value, "w") as file:
-            json.dump(what | result, file, indent=1, default=str)
-            file.write("\n")
+        context.write(_JSON.value, what | result)
 
 
 if __name__ == "__main__":

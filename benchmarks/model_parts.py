@@ -85,14 +85,14 @@ class Part(NamedTuple):
 
 def detection(config: ConfigDict, size: tuple[int, int]) -> Traced:
     """`model.detect` of one image on a canvas of `size` (height, width)."""
-    return trace(_model(config), image(config, size), method="detect")
+    return trace(model(config), image(config, size), method="detect")
 
 
 def training(config: ConfigDict, size: tuple[int, int]) -> Traced:
     """`model.losses` of one image: the forward pass of a training step."""
     key, step = jax.eval_shape(lambda: (jax.random.key(0), jnp.int32(0)))
     batch = image(config, size, targets=True)
-    return trace(_model(config), batch, key, step, method="losses")
+    return trace(model(config), batch, key, step, method="losses")
 
 
 def image(config: ConfigDict, size: tuple[int, int], *, targets: bool = False) -> Batch:
@@ -103,10 +103,11 @@ def image(config: ConfigDict, size: tuple[int, int], *, targets: bool = False) -
     return batch if targets else batch.replace(targets=None)
 
 
-def _model(config: ConfigDict) -> nn.Module:
+def model(config: ConfigDict) -> nn.Module:
+    """The model of a config, with the RoIAlign that every machine has: the same count everywhere."""
     config = ConfigDict(config).copy_and_resolve_references()
     if config.model.roi_align == "auto":
-        config.model.roi_align = "xla"  # the same count on every machine
+        config.model.roi_align = "xla"
     return methods.build(config)
 
 

@@ -10,7 +10,6 @@ what XLA plans for temporaries.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -110,9 +109,7 @@ def main(_: list[str]) -> None:
     for row in result["rows"]:
         print(f"| {row['model']} | {row['seconds']} | {row['ratio']} | {row['temporaries_mib']} |")
     if _JSON.value:
-        with open(_JSON.value, "w") as file:
-            json.dump(result, file, indent=1)
-            file.write("\n")
+        context.write(_JSON.value, result)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ in a second process, so that an implementation that breaks costs its own row alo
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -63,9 +62,7 @@ def main(argv: list[str]) -> int:
     result = to_result(journal)
     roi_align_table.show(result)
     if _JSON.value:
-        with open(_JSON.value, "w") as file:
-            json.dump(result, file, indent=1)
-            file.write("\n")
+        context.write(_JSON.value, result)
     return 1 if _CHECK.value and failures(result) else 0
 
 
