@@ -70,8 +70,19 @@ def copies(config) -> dict[str, str]:
 
     An empty string instead of the other: such a module starts from its initialiser.
     """
-    heads = ["mask_head"]
-    if config.method == "cascade_mask_rcnn":
-        heads += [f"mask_head_{stage}" for stage in range(len(config.model.cascade.ious))]
-    parts = {f"roi_heads/{head}/{part}": "" for head in heads for part in maskplus.PARTS}
+    parts = {f"{head}/{part}": "" for head in _mask_heads(config) for part in maskplus.PARTS}
     return parts | (mr_rcnn.COPIES if config.method == "mr_rcnn" else {})
+
+
+def left_out(config) -> dict[str, str]:
+    """Modules that such a model has unless a setting says otherwise, as it does here: module -> setting."""
+    left = maskplus.left_out(config.model)
+    return {f"{head}/{part}": why for head in _mask_heads(config) for part, why in left.items()}
+
+
+def _mask_heads(config) -> list[str]:
+    """The paths that mask heads may have."""
+    heads = ["roi_heads/mask_head"]
+    if config.method == "cascade_mask_rcnn":
+        heads += [f"{heads[0]}_{stage}" for stage in range(len(config.model.cascade.ious))]
+    return heads

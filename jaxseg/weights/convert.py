@@ -109,7 +109,10 @@ def fill(
     values, used, constant, unfit = _assign(source, found, entries, like, layout, config)
     faults += unfit
     ignored, superfluous = _leftovers(found, used, layout, ignore, chosen)
-    faults += [f"{name} {source[name].shape} has no place in this model" for name in superfluous]
+    left_out = _left_out(layout, config)
+    for name in superfluous:
+        why = next((f": {why}" for x, why in left_out.items() if modern[name].startswith(x)), "")
+        faults.append(f"{name} {source[name].shape} has no place in this model{why}")
     if faults:
         raise ValueError(_complain(layout, faults))
     if channels == "bgr":
@@ -346,6 +349,15 @@ def _leftovers(
         else:
             ignored[name] = why
     return ignored, superfluous
+
+
+def _left_out(layout: Layout, config: ConfigDict) -> dict[str, str]:
+    """How names of layers begin in such files that a setting of the config leaves out, and what is said of them."""
+    return {
+        f"{theirs}.": f"{setting} leaves it out"
+        for module, setting in methods.left_out(config).items()
+        if (theirs := next(filter(None, (row.find(module) for row in layout.rows)), None))
+    }
 
 
 def _complain(layout: Layout, faults: Sequence[str]) -> str:

@@ -49,6 +49,21 @@ def test_an_array_that_the_model_has_no_place_for():
     assert found.report.ignored == {"roi_heads.mask_head.4.0.weight": "it is not wanted (ignore)"}
 
 
+@pytest.mark.parametrize(("key", "value"), [("mask_out", "pooled"), ("pyramid", "doubled")])
+def test_a_layer_that_a_setting_leaves_out(key, value):
+    config = foreign.config(MODEL)
+    config.model.maskplus[key] = value
+    deconvolution = "roi_heads.mask_predictor.conv5_mask"
+    with pytest.raises(ValueError) as error:
+        fill(foreign.torchvision(MODEL), config, like=convert.shapes(config))
+    for leaf in ("weight (32, 32, 2, 2)", "bias (32,)"):
+        fault = f"has no place in this model: config.model.maskplus.{key}={value!r} leaves it out"
+        assert f"{deconvolution}.{leaf} {fault}" in str(error.value)
+    ignore = [rf"{deconvolution}\..*"]
+    found = fill(foreign.torchvision(MODEL), config, like=convert.shapes(config), ignore=ignore)
+    assert len(found.report.ignored) >= 2
+
+
 def test_ten_faults_are_listed_and_the_others_counted():
     norms = [n for n in foreign.torchvision(MODEL) if ".running_" in n]
     with pytest.raises(ValueError) as error:
