@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -11,6 +12,15 @@ from ml_collections import ConfigDict
 def keys(config: ConfigDict) -> list[str]:
     """All keys of a config and of its groups, groups themselves included: `optim`, `optim.lr`, ..."""
     return list(_keys(config))
+
+
+def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key that is no group, with its value: `("optim.lr", 0.02)`, ...; `prefix` stands before each."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def suggest(key: str, known: Sequence[str]) -> str:

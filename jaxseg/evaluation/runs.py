@@ -7,6 +7,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxseg import config_keys
+
 
 def with_settings(run: ConfigDict, given: ConfigDict | None) -> ConfigDict:
     """The run's config, with `data`, `eval` and `model.test` of another one where that is given.
@@ -55,16 +57,7 @@ def match_categories(trained: Sequence[Any], found: Sequence[Any]) -> list[Any |
 
 def _model(config: ConfigDict) -> dict[str, Any]:
     """`config.method` and `config.model` flat, without what may differ."""
-    leaves: dict[str, Any] = {"method": config.method}
-
-    def add(group: ConfigDict, prefix: str) -> None:
-        for key, value in group.items():
-            if isinstance(value, ConfigDict):
-                add(value, f"{prefix}{key}.")
-            else:
-                leaves[prefix + key] = value
-
-    add(config.model, "model.")
+    leaves = {"method": config.method, **dict(config_keys.leaves(config.model, "model."))}
     free = ("model.test.", "model.num_classes", "model.dtype", "model.roi_align")
     return {key: value for key, value in leaves.items() if not key.startswith(free)}
 

@@ -18,7 +18,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxseg.methods import mask_rcnn, settings
@@ -28,6 +27,7 @@ from jaxseg.modeling.roi_heads import (
     first_slots,
     likeliest_class,
     mask_losses,
+    moving_classes,
     next_boxes,
     select_detections,
     take_slots,
@@ -78,22 +78,19 @@ class CascadeTopology(nn.Module):
             logits, deltas = head(pyramid, selection.rois, train=train)
             stages.append((selection, self.tasks[stage].loss(logits, deltas, selection)))
             if stage + 1 < len(self.box_head):
-                # A background box, which has no class, moves as its likeliest one.
-                classes = jnp.where(
-                    selection.positive, selection.classes, likeliest_class(logits, self.num_classes)
-                )
+                classes = moving_classes(selection, logits, self.num_classes)
                 boxes = self._move(stage, deltas, classes, selection.rois.boxes, pyramid)
                 selection = self._relabel(stage + 1, boxes, selection, targets)
         terms = [
-            terms.replace(losses=_of_stage(stage, terms.losses), log=_of_stage(stage, terms.log))
+            terms.replace(
+                losses=_suffixed(terms.losses, f"_{stage}"), log=_suffixed(terms.log, f"_{stage}")
+            )
             for stage, (_, terms) in enumerate(stages)
         ]
-        if not isinstance(self.mask_head, Sequence):
-            return terms, self._mask_losses(self.mask_head, pyramid, *stages[0], targets, train)
         masks: dict[str, Array] = {}
-        for stage, head in enumerate(self.mask_head):
-            losses = self._mask_losses(head, pyramid, *stages[stage], targets, train)
-            masks |= _of_stage(stage, losses)
+        for (suffix, head), stage in zip(self._mask_heads().items(), stages, strict=False):
+            losses = self._mask_losses(head, pyramid, *stage, targets, train)
+            masks |= _suffixed(losses, suffix)
         return terms, masks
 
     def detect(self, pyramid: Pyramid, proposals: RoIs) -> Detections:
@@ -138,13 +135,21 @@ class CascadeTopology(nn.Module):
         return sum(map(scores, logits)) / len(logits)
 
     def _masks(self, pyramid: Pyramid, rois: RoIs, classes) -> Float[Array, "B D h w"]:
-        heads = self.mask_head if isinstance(self.mask_head, Sequence) else [self.mask_head]
-        masks = [head.probabilities(head(pyramid, rois, classes, train=False)) for head in heads]
+        masks = [
+            head.probabilities(head(pyramid, rois, classes, train=False))
+            for head in self._mask_heads().values()
+        ]
         return sum(masks) / len(masks)
 
+    def _mask_heads(self) -> dict[str, nn.Module]:
+        """By the end of their losses' names: the only one, of the first stage, or one a stage."""
+        if isinstance(self.mask_head, Sequence):
+            return {f"_{stage}": head for stage, head in enumerate(self.mask_head)}
+        return {"": self.mask_head}
 
-def _of_stage(stage: int, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{name}_{stage}": value for name, value in values.items()}
+
+def _suffixed(values: Mapping[str, Any], suffix: str) -> dict[str, Any]:
+    return {name + suffix: value for name, value in values.items()}
 
 
 def stage_weights(losses: Mapping[str, float], stages: Sequence[float]) -> dict[str, float]:

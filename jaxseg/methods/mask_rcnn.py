@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -20,7 +19,7 @@ from jaxtyping import Array, Float, Key
 from jaxseg.methods import maskplus
 from jaxseg.modeling import box_head, criterion, fpn, layers, mask_head, norms, resnet, roi_heads
 from jaxseg.modeling import rpn as rpn_lib
-from jaxseg.ops.roi_align import Sampling, roi_align
+from jaxseg.ops.roi_align import Pool, Sampling
 from jaxseg.structures import Batch, Detections, Pyramid
 
 
@@ -104,7 +103,7 @@ def build(config) -> MaskRCNN:
     losses = criterion.CRITERIA[model.criterion.name](model.criterion)
     losses = dataclasses.replace(losses, mask_weight=maskplus.mask_weight(config))
     sampling = Sampling(**model.roi_sampling, own_cells=model.ignore_padding)
-    pool = functools.partial(roi_align, sampling=sampling, implementation=model.roi_align)
+    pool = Pool(sampling, model.roi_align)
     return MaskRCNN(
         backbone=resnet.ResNet(
             depth=model.backbone.depth,

@@ -13,7 +13,6 @@ open, docs/methods/maskplus.md says how it is read.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,6 +25,7 @@ from jaxseg import precision
 from jaxseg.methods import settings
 from jaxseg.modeling import layers, norms
 from jaxseg.modeling.mask_head import ClassConv
+from jaxseg.ops.roi_align import Pool
 from jaxseg.structures import Pyramid, RoIs
 
 LEVELS = (2, 3, 4, 5)
@@ -203,7 +203,7 @@ class QuasiMultitask(nn.Module):
         return ClassConv(self.num_maps, self.dtype, name="predictor")(fine, classes)
 
 
-def parts(model, pool: Callable[..., Array], num_maps: int, dtype) -> dict[str, Any]:
+def parts(model, pool: Pool, num_maps: int, dtype) -> dict[str, Any]:
     """The fields of a mask head that `model.maskplus` asks for; of runs from before MaskPlus, none.
 
     Raises:
@@ -214,14 +214,13 @@ def parts(model, pool: Callable[..., Array], num_maps: int, dtype) -> dict[str, 
     wanted, head = model.maskplus, model.mask_head
     _check(model)
     # A pyramid that ends at twice the size takes the place of the deconvolution.
-    upsample = wanted.mask_out == "doubled" and wanted.pyramid != "doubled"
-    made: dict[str, Any] = {"upsample": upsample}
+    made: dict[str, Any] = {"upsample": "deconv" not in left_out(model)}
     if wanted.context:
         made["image_context"] = functools.partial(
             ContextualFusion,
             widths=tuple(wanted.context),
             level=wanted.context_level,
-            pool=_own_cells(pool),
+            pool=pool.of_own_cells(),
             dtype=dtype,
         )
     if wanted.pyramid != "none":
@@ -250,26 +249,33 @@ def parts(model, pool: Callable[..., Array], num_maps: int, dtype) -> dict[str, 
     return made
 
 
+def left_out(model) -> dict[str, str]:
+    """Layers that mask heads have elsewhere and these do not, with the setting that is why."""
+    wanted = model.get("maskplus")
+    if wanted is None:
+        return {}
+    if wanted.mask_out == "pooled":
+        return {"deconv": "config.model.maskplus.mask_out='pooled'"}
+    if wanted.pyramid == "doubled":
+        return {"deconv": "config.model.maskplus.pyramid='doubled'"}
+    return {}
+
+
 def mask_weight(config) -> Callable[[Array], Array] | None:
     """Biased training: the factor of the mask losses, `alpha` for the first `alpha_until` of all steps, then 1."""
-    until = biased_steps(config)
+    until = biased_steps(config.model, config.train.steps)
     if not until:
         return None
     alpha = config.model.maskplus.alpha
     return lambda step: jnp.where(step < until, alpha, 1.0).astype(jnp.float32)
 
 
-def biased_steps(config) -> int:
-    """The number of steps, from the first, whose mask losses have the weight `alpha`; 0 without biased training."""
-    wanted = config.model.get("maskplus")
+def biased_steps(model, steps: int) -> int:
+    """How many of `steps`, from the first, give mask losses the weight `alpha`; 0 without biased training."""
+    wanted = model.get("maskplus")
     if wanted is None or wanted.alpha == 1.0:
         return 0
-    return round(wanted.alpha_until * config.train.steps)
-
-
-def _own_cells(pool: functools.partial) -> functools.partial:
-    sampling = dataclasses.replace(pool.keywords["sampling"], own_cells=True)
-    return functools.partial(pool, sampling=sampling)
+    return round(wanted.alpha_until * steps)
 
 
 def _check(model) -> None:

@@ -29,13 +29,14 @@ from jaxseg.modeling.roi_heads import (
     DetectionSettings,
     first_slots,
     likeliest_class,
+    means,
+    moving_classes,
     next_boxes,
     select_detections,
     take_slots,
-    weighted_mean,
 )
 from jaxseg.ops import shards
-from jaxseg.ops.roi_align import shape_aware_roi_align
+from jaxseg.ops.roi_align import Pool
 from jaxseg.structures import Detections, MaskOutputs, Pyramid, RoIs, Targets
 
 RULES = {
@@ -113,9 +114,7 @@ class RefiningTopology(nn.Module):
         terms = self.task.loss(logits, deltas, selection)
 
         # Background has no mask: its RoIs are guided by that of the class they look most like (pseudo labels).
-        classes = jnp.where(
-            selection.positive, selection.classes, likeliest_class(logits, self.num_classes)
-        )
+        classes = moving_classes(selection, logits, self.num_classes)
         boxes = self._decode(deltas, classes, selection.rois.boxes, pyramid)
         rois = RoIs(boxes, selection.rois.valid, selection.positive)
         outputs = self.mask_head(pyramid, rois, classes, train=train)
@@ -221,8 +220,7 @@ class RefiningTopology(nn.Module):
             (outputs, selection.matched, boxes, terms.mask_weights),
         )
         outputs, matched, boxes, weights = first
-        losses = self.mask_head.losses(outputs, MaskTargets(targets, matched, boxes))
-        return {name: weighted_mean(loss, weights) for name, loss in losses.items()}
+        return means(self.mask_head.losses(outputs, MaskTargets(targets, matched, boxes)), weights)
 
     def _refined_mask_losses(
         self, pyramid, again: Selection, outputs, deltas, terms: Terms, targets, train: bool
@@ -236,8 +234,7 @@ class RefiningTopology(nn.Module):
         context = self._context(pyramid, rois, picked.classes, features)
         refined = self.refine_mask_head(pyramid, rois, picked.classes, context=context, train=train)
         wanted = MaskTargets(targets, picked.matched, boxes)
-        losses = self.refine_mask_head.losses(refined, wanted)
-        return _prefixed({name: weighted_mean(x, weights) for name, x in losses.items()})
+        return _prefixed(means(self.refine_mask_head.losses(refined, wanted), weights))
 
     def _context(
         self,
@@ -287,12 +284,12 @@ def _bins(guide: Float[Array, "B R h w"], size: int) -> Float[Array, "B R S S"]:
     return guide.reshape(*lead, size, height // size, size, width // size).mean((-3, -1))
 
 
-def _normalised(pool, pyramid, boxes, guide, size):
+def _normalised(pool: Pool, pyramid, boxes, guide, size):
     """The mean of the features in each bin, weighted by P."""
     ones = pyramid.replace(levels=tuple(jnp.ones_like(x[..., :1]) for x in pyramid.levels))
     # One channel is less than the kernels take.
-    weight = functools.partial(pool, implementation="xla")(ones, boxes, guide, size)
-    return pool(pyramid, boxes, guide, size) / jnp.maximum(weight, 1e-6)
+    weight = dataclasses.replace(pool, implementation="xla").shape_aware(ones, boxes, guide, size)
+    return pool.shape_aware(pyramid, boxes, guide, size) / jnp.maximum(weight, 1e-6)
 
 
 def _prefixed(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -345,11 +342,10 @@ def build(config) -> mask_rcnn.MaskRCNN:
     plain = mask_rcnn.build(config)
     heads = plain.roi_heads
     box, mask = heads.box_head, heads.mask_head
-    shape_aware = functools.partial(shape_aware_roi_align, **box.pool.keywords)
     pools = {
-        "mul": shape_aware,
+        "mul": box.pool.shape_aware,
         "one_plus": functools.partial(_one_plus, box.pool),
-        "normalised": functools.partial(_normalised, shape_aware),
+        "normalised": functools.partial(_normalised, box.pool),
     }
     flow = None
     if refine.info_flow != "none":

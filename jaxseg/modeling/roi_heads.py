@@ -59,8 +59,7 @@ class SingleTopology(nn.Module):
         selection = self.task.select(key, proposals, targets, self.num_classes)
         logits, deltas = self.box_head(pyramid, selection.rois, train=train)
         terms = self.task.loss(logits, deltas, selection)
-        mask_losses = self._mask_losses(pyramid, selection, terms, targets, train)
-        return (terms,), mask_losses
+        return (terms,), self._mask_losses(pyramid, selection, terms, targets, train)
 
     def _mask_losses(self, pyramid, selection: Selection, terms: Terms, targets, train):
         # All positives lie in the first slots: the others need no masks.
@@ -96,7 +95,14 @@ def mask_losses(
     rois = RoIs(foreground.rois.boxes, foreground.rois.valid & positive, positive)
     outputs = head(pyramid, rois, foreground.classes, train=train)
     wanted = MaskTargets(targets, foreground.matched, rois.boxes)
-    return {name: weighted_mean(x, weights) for name, x in head.losses(outputs, wanted).items()}
+    return means(head.losses(outputs, wanted), weights)
+
+
+def means(
+    losses: Mapping[str, Float[Array, "B R"]], weights: Float[Array, "B R"]
+) -> dict[str, Float[Array, ""]]:
+    """The weighted mean of each of a mask head's losses."""
+    return {name: weighted_mean(values, weights) for name, values in losses.items()}
 
 
 def weighted_mean(values: Float[Array, "B R"], weights: Float[Array, "B R"]) -> Float[Array, ""]:
@@ -108,6 +114,14 @@ def weighted_mean(values: Float[Array, "B R"], weights: Float[Array, "B R"]) -> 
 def likeliest_class(logits: Float[Array, "B R L"], num_classes: int) -> Int[Array, "B R"]:
     """The one of the K classes with the highest logit, background (K) left out."""
     return logits[..., :num_classes].argmax(-1).astype(jnp.int32)
+
+
+def moving_classes(
+    selection: Selection, logits: Float[Array, "B S L"], num_classes: int
+) -> Int[Array, "B S"]:
+    """The class by which each sampled RoI moves on: its object's; background, which has none, as its likeliest one."""
+    likeliest = likeliest_class(logits, num_classes)
+    return jnp.where(selection.positive, selection.classes, likeliest)
 
 
 def next_boxes(

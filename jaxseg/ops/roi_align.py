@@ -67,6 +67,33 @@ def shape_aware_roi_align(
     return _pool(operator, pyramid, boxes, (probabilities,), output_size, sampling, implementation)
 
 
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """Both operators with a model's settings: `pool(pyramid, boxes, size)` is `roi_align`."""
+
+    sampling: Sampling = Sampling()
+    implementation: str = "auto"
+
+    def __call__(
+        self, pyramid: Pyramid, boxes: Float[Array, "B R 4"], output_size: int
+    ) -> Float[Array, "B R S S C"]:
+        return roi_align(pyramid, boxes, output_size, **vars(self))
+
+    def shape_aware(
+        self,
+        pyramid: Pyramid,
+        boxes: Float[Array, "B R 4"],
+        probabilities: Float[Array, "B R Hp Wp"],
+        output_size: int,
+    ) -> Float[Array, "B R S S C"]:
+        return shape_aware_roi_align(pyramid, boxes, probabilities, output_size, **vars(self))
+
+    def of_own_cells(self) -> Pool:
+        """The same, with samples from the unpadded image alone."""
+        sampling = dataclasses.replace(self.sampling, own_cells=True)
+        return dataclasses.replace(self, sampling=sampling)
+
+
 def _pool(operator, pyramid: Pyramid, boxes, more, output_size, sampling, implementation):
     levels = levels_lib.fpn_level(
         boxes, num_levels=len(pyramid.levels), tolerance=sampling.level_tolerance

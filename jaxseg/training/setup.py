@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import os
@@ -179,15 +178,15 @@ def _check_mask_weight(
     """Raises ValueError where more steps would bring back the first part of biased training, which has passed."""
     if "train.steps" not in changed:
         return
-    before = copy.deepcopy(config)
-    before.train.steps = changed["train.steps"][0]
+    (before, after), model = changed["train.steps"], config.model
     step = integrity.finished_steps(checkpoints.checkpoint_folder(folder))[-1]
-    if maskplus.biased_steps(before) <= step < maskplus.biased_steps(config):
+    until = maskplus.biased_steps(model, after)
+    if maskplus.biased_steps(model, before) <= step < until:
         raise ValueError(
             f"The run in {folder} is at step {step}, where its masks no longer have the weight config.model.maskplus."
-            f"alpha={config.model.maskplus.alpha:g}; with train.steps={config.train.steps} they would have it again, "
-            f"up to step {maskplus.biased_steps(config)}. Train as many steps as before ({before.train.steps}), or "
-            f"start another run with --config.init_from={folder} and --config.model.maskplus.alpha=1."
+            f"alpha={model.maskplus.alpha:g}; with train.steps={after} they would have it again, up to step {until}. "
+            f"Train as many steps as before ({before}), or start another run with --config.init_from={folder} and "
+            "--config.model.maskplus.alpha=1."
         )
 
 

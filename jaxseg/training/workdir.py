@@ -193,8 +193,8 @@ def differences(
     A key that only one of them has, because another version of jaxseg made the other, counts there with its value in
     `base`: what is not known is as it is by default.
     """
-    default = dict(_leaves(base)) if base is not None else {}
-    before, after = default | dict(_leaves(old)), default | dict(_leaves(new))
+    default = dict(config_keys.leaves(base)) if base is not None else {}
+    before, after = default | dict(config_keys.leaves(old)), default | dict(config_keys.leaves(new))
     return {
         key: (before.get(key, "absent"), after.get(key, "absent"))
         for key in dict.fromkeys([*before, *after])
@@ -223,14 +223,6 @@ def _settings(config: ConfigDict, categories: Sequence[sources.Category]) -> dic
         command=provenance.command(),
         device=provenance.device(),
     )
-
-
-def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _is_split(key: str, config: ConfigDict) -> bool:

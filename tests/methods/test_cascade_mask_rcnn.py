@@ -16,11 +16,12 @@ from tests import simulated_devices
 from tests.methods import cascade_reference as reference
 from tests.methods import tiny
 from tests.methods.reference import Object, iou
+from tests.methods.scene import JUNK, OBJECTS, VALID, Inputs, lopsided_masks
 
 # Every switch is a compilation of its own; what runs once need not run fast.
 quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 K, STRIDES, CANVAS, SIZES = tiny.CLASSES, (4, 8, 16, 32), 192, ((160, 192), (192, 140))
-PROPOSALS, PADDED, JUNK = 24, (5, 23), (-7.0, 3.0, 1e4, 2e4)
+PROPOSALS, PADDED = 24, (5, 23)
 SEED = 11  # found by trying until `test_these_inputs_tell_decisions_apart` passed
 KEY = jax.random.key(1)
 LOSSES = tuple(f"{name}_{stage}" for name in ("classification", "box") for stage in range(3))
@@ -50,36 +51,21 @@ def heads(**settings):
     return methods.build(config(**settings)).roi_heads
 
 
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-    pyramid: Pyramid
-    proposals: RoIs
-    targets: Targets
-
-
 @functools.cache
 def inputs(seed=SEED) -> Inputs:
     rng = np.random.default_rng(seed)
-    boxes = [
-        # Two objects of different classes over each other, and one apart; the last slot is empty.
-        [(20, 30, 80, 100), (45, 38, 118, 104), (100, 20, 180, 150), JUNK],
-        # Two nearly alike of different classes, and a small one within one so large that it is of the second level.
-        [(4, 50, 136, 188), (30, 20, 70, 72), (38, 30, 86, 78), (80, 90, 138, 150)],
-    ]
-    boxes = np.array(boxes) + rng.uniform(0, 1, (2, 4, 4))
-    valid = np.array([[True, True, True, False], [True] * 4])
+    boxes, valid = np.array(OBJECTS) + rng.uniform(0, 1, (2, 4, 4)), np.array(VALID)
     proposals = _proposals(rng, boxes, valid)
     boxes[0, 3] = proposals[0, 2]  # an object here would change everything
     real = jnp.asarray(np.tile(~np.isin(np.arange(PROPOSALS), PADDED), (2, 1)))
-    # Not the same if transposed or mirrored: rows are filled up to a column of their own, more of them below.
-    ends = np.sort(rng.integers(2, 17, (2, 4, 16)), axis=-1)
+    masks = lopsided_masks(rng, (2, 4), 16)
     number = functools.partial(jnp.asarray, dtype=jnp.float32)
     levels = tuple(number(rng.normal(size=(2, CANVAS // s, CANVAS // s, 16))) for s in STRIDES)
     targets = Targets(
         boxes=number(boxes),
         classes=jnp.array([[2, 0, 1, 0], [1, 2, 0, 0]], jnp.int32),
         valid=jnp.asarray(valid),
-        masks=jnp.asarray(np.packbits(np.arange(16) < ends[..., None], axis=-1)),
+        masks=jnp.asarray(np.packbits(masks, axis=-1)),
         crowd_boxes=number([[(0, 100, 90, 160)], [(0, 0, 200, 200)]]),
         crowd_valid=jnp.array([[True], [False]]),
     )

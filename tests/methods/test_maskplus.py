@@ -19,7 +19,7 @@ from jaxseg.methods import maskplus
 from jaxseg.modeling import norms
 from jaxseg.modeling.criterion import Terms
 from jaxseg.modeling.mask_head import FCNMaskHead, MaskTargets
-from jaxseg.ops.roi_align import Sampling, roi_align
+from jaxseg.ops.roi_align import Pool, roi_align
 from jaxseg.structures import Pyramid, RoIs
 from jaxseg.training import setup, starting
 from jaxseg.weights import convert
@@ -135,7 +135,7 @@ def test_parameters_of_the_auxiliary_branch(rois):
     for size, parameters in (("half", 2_380_880), ("double", 2_905_680)):
         model = maskplus_config.get_config("r50").model
         model.maskplus.quasi = size
-        pool = functools.partial(roi_align, sampling=Sampling())
+        pool = Pool()
         branch = maskplus.parts(model, pool, 80, jnp.float32)["auxiliary_branch"]()
         init = functools.partial(branch.init, train=True)
         shapes = jax.eval_shape(init, jax.random.key(0), x, one, classes)["params"]
@@ -169,7 +169,7 @@ def relu(x):
 
 
 def fusion(level=5):
-    pool = functools.partial(roi_align, sampling=Sampling())
+    pool = Pool()
     return maskplus.ContextualFusion((24, CHANNELS), level, pool)
 
 
@@ -753,6 +753,7 @@ def test_a_config_of_before_has_no_part():
     ("arg", "message"),
     [
         ("parts=context+mask", "'mask' is not a part; allowed are context, pyramid"),
+        ("parts=", "'' is not a part"),
         ("table1.base,parts=quasi", "a row has parts of its own"),
         ("table8.base", "And of maskplus: all, table1.base"),
     ],

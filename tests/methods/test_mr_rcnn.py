@@ -20,17 +20,11 @@ from jaxseg.modeling.roi_heads import likeliest_class
 from jaxseg.structures import Pyramid, RoIs
 from tests.methods import refining, tiny
 from tests.methods.refining import config, quick
+from tests.methods.scene import Inputs
 from tests.pallas_kernels import oracles
 
 STRIDES = (4, 8, 16, 32)
 IMAGES, PROPOSALS = 2, 12
-
-
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-    pyramid: Pyramid
-    proposals: RoIs
-    targets: object
 
 
 @pytest.fixture(scope="module")

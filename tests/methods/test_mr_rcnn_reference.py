@@ -12,30 +12,17 @@ from jaxseg.structures import Pyramid, RoIs, Targets
 from tests.methods import mr_rcnn_reference as reference
 from tests.methods import refining, tiny
 from tests.methods.reference import Object, area, iou, softmax
+from tests.methods.scene import JUNK, OBJECTS, VALID, Inputs, lopsided_masks
 
 K, STRIDES, CANVAS, SIZES = tiny.CLASSES, (4, 8, 16, 32), 192, ((160, 192), (192, 140))
-PROPOSALS, PADDED, JUNK = 20, (5, 19), (-7.0, 3.0, 1e4, 2e4)
+PROPOSALS, PADDED = 20, (5, 19)
 SEED = 95  # found by trying until `test_these_inputs_tell_decisions_apart` passed
 KEY = jax.random.key(1)
 
 
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-    pyramid: Pyramid
-    proposals: RoIs
-    targets: Targets
-
-
 def make_inputs(seed: int) -> Inputs:
     rng = np.random.default_rng(seed)
-    boxes = [
-        # Two objects of different classes over each other, and one apart; the last slot is empty.
-        [(20, 30, 80, 100), (45, 38, 118, 104), (100, 20, 180, 150), JUNK],
-        # Two nearly alike of different classes, and a small one within one so large that it is of the second level.
-        [(4, 50, 136, 188), (30, 20, 70, 72), (38, 30, 86, 78), (80, 90, 138, 150)],
-    ]
-    boxes = np.array(boxes) + rng.uniform(0, 1, (2, 4, 4))
-    valid = np.array([[True, True, True, False], [True] * 4])
+    boxes, valid = np.array(OBJECTS) + rng.uniform(0, 1, (2, 4, 4)), np.array(VALID)
     proposals = make_proposals(rng, boxes, valid)
     boxes[0, 3] = proposals[0, 2]  # an object here would change everything
     real = np.tile(~np.isin(np.arange(PROPOSALS), PADDED), (2, 1))
@@ -69,12 +56,6 @@ def make_proposals(rng, boxes, valid) -> np.ndarray:
     made = np.clip(made, 0, np.tile(np.flip(SIZES, 1), 2)[:, None])
     made[:, PADDED] = JUNK
     return made
-
-
-def lopsided_masks(rng, shape, side: int) -> np.ndarray:
-    """Rows that are filled up to a column, which grows downwards: none is its own mirror image or transpose."""
-    ends = np.sort(rng.integers(2, side + 1, (*shape, side)), axis=-1)
-    return np.arange(side) < ends[..., None]
 
 
 def make_parameters(inputs: Inputs, seed: int):
