@@ -105,6 +105,8 @@ def fill(
     like = like or shapes(config)
     entries = names.entries(layout, tuple(like), config, channels=channels, classes=chosen)
     initial = {p: _why_initial(p, layout, classes) for p, entry in entries.items() if entry is None}
+    initial |= dict.fromkeys(_mask_heads_of_none(entries, found), "the file has no mask head")
+    entries = {path: None if path in initial else entry for path, entry in entries.items()}
     faults = [f"{n} is there in two spellings" for n in source if found[modern[n]] != n]
     values, used, constant, unfit = _assign(source, found, entries, like, layout, config)
     faults += unfit
@@ -286,6 +288,12 @@ def _why_initial(path: str, layout: Layout, classes: Choice) -> str:
     if any(row.find(module) for row in layout.rows):
         return f"classes={classes!r}"
     return f"files of {layout.name} have no such layer"
+
+
+def _mask_heads_of_none(entries: Mapping[str, Entry | None], found: Mapping[str, str]) -> list[str]:
+    """Our paths of mask heads, if the file has nothing at all of them: it is a Faster R-CNN's."""
+    own = {p: e for p, e in entries.items() if e and re.match(r"\w+/roi_heads/mask_head", p)}
+    return [] if any(entry.name in found for entry in own.values()) else list(own)
 
 
 def _rest(

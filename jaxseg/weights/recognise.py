@@ -50,8 +50,8 @@ def recognise(state_dict: Iterable[str]) -> str:
             return layout
     some = ", ".join(names[:5]) or "nothing"
     raise ValueError(
-        f"No known layout: the arrays are {some}{', ...' if len(names) > 5 else ''}. Known are Mask R-CNNs of "
-        "torchvision, Detectron2, Caffe2 (Detectron) and MMDetection, and ResNets of torchvision, timm, MSRA and "
+        f"No known layout: the arrays are {some}{', ...' if len(names) > 5 else ''}. Known are Mask and Faster R-CNNs "
+        "of torchvision, Detectron2, Caffe2 (Detectron) and MMDetection, and ResNets of torchvision, timm, MSRA and "
         "Detectron2."
     )
 

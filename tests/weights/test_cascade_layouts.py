@@ -120,13 +120,6 @@ CASES = {
         lambda: (source("detectron2"), config(stages=2)),
         r"has 3 box heads and 1 mask head, and the config 2 box heads.*ious",
     ),
-    "Cascade R-CNN": (
-        lambda: (
-            {n: a for n, a in source("detectron2").items() if "mask" not in n},
-            config(),
-        ),
-        r"roi_heads.mask_head.mask_fcn1.weight is missing; params/roi_heads/mask_head/conv0/kernel",
-    ),
     "Faster R-CNN": (
         lambda: (
             {
@@ -153,6 +146,16 @@ def test_a_training_that_starts_from_another_method_is_told_which_file(tmp_path)
     weights.save_safetensors(path, foreign.detectron2(foreign.torchvision(R18)))
     with pytest.raises(ValueError, match=rf"init_from='{path}'.*one box head.*mask_rcnn.py:det"):
         start.read(str(path), config(), convert.shapes(config()), ())
+
+
+@pytest.mark.parametrize("mask_heads", [1, 3])
+def test_a_cascade_without_masks_leaves_them_to_their_initialisers(mask_heads):
+    state_dict = {n: a for n, a in source("detectron2").items() if "mask" not in n}
+    made = config(mask_heads)
+    found = layouts.fill(state_dict, made)
+    masks = {path for path in convert.shapes(made) if "mask_head" in path}
+    assert found.report.initial == dict.fromkeys(masks, "the file has no mask head")
+    assert set(found.values) == set(convert.shapes(made)) - masks
 
 
 def test_a_backbone_starts_a_cascade():

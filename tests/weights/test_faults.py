@@ -64,6 +64,20 @@ def test_a_layer_that_a_setting_leaves_out(key, value):
     assert len(found.report.ignored) >= 2
 
 
+def test_a_file_without_a_mask_head_leaves_it_to_its_initialiser():
+    """torchvision's Faster R-CNN: the same names but those of masks."""
+    whole = foreign.torchvision(MODEL)
+    state_dict = {n: a for n, a in whole.items() if not n.startswith("roi_heads.mask_")}
+    assert len(state_dict) < len(whole)
+    found = fill(state_dict)
+    masks = {p for p in convert.shapes(foreign.config(MODEL)) if "/mask_head/" in p}
+    assert found.report.initial == dict.fromkeys(masks, "the file has no mask head")
+    assert set(found.values).isdisjoint(masks)
+    del whole["roi_heads.mask_predictor.conv5_mask.weight"]
+    with pytest.raises(ValueError, match=r"conv5_mask\.weight is missing"):  # half of one
+        fill(whole)
+
+
 def test_ten_faults_are_listed_and_the_others_counted():
     norms = [n for n in foreign.torchvision(MODEL) if ".running_" in n]
     with pytest.raises(ValueError) as error:
