@@ -214,6 +214,9 @@ def criterion() -> ConfigDict:
     return config
 
 
+HEADS = ("rpn", "roi_heads/box_head", "roi_heads/mask_head")  # of a trained Mask R-CNN
+
+
 def base() -> ConfigDict:
     """Every key there is, at the values of the 1x schedule with 16 images a step."""
     config = ConfigDict()
@@ -224,7 +227,7 @@ def base() -> ConfigDict:
     )
     # Work directory of a run to start from, or a file of other libraries' weights.
     config.init_from = ""
-    config.needs_heads = False  # refuse to start without a trained RPN and heads in init_from
+    config.needs_heads = ()  # parts without whose trained weights in init_from it does not start
     config.freeze = ("backbone/stem", "backbone/stage1")  # parameter paths that do not train
     config.data = data()
     config.model = model()

@@ -31,7 +31,7 @@ All rows with seeds and a report: `python -m jaxseg.reproduce mr_rcnn --workdir=
 
 import re
 
-from configs import arguments, mask_rcnn
+from configs import arguments, common, mask_rcnn
 
 _X101 = re.compile(r"(?<![^,])(backbone=)?x101(?![^,])")  # a whole argument
 _STEPS, _DROP, _WARMUP = 9000, 6000, 500  # from a trained Mask R-CNN
@@ -83,7 +83,8 @@ def get_config(arg=None):
             "--config.optim.milestones=...), or train everything with end_to_end."
         )
     # What is frozen must be trained, also where a few steps only show that it runs.
-    config.needs_heads = own.freeze_vanilla or not scale.runlocal
+    if own.freeze_vanilla or not scale.runlocal:
+        config.needs_heads = common.HEADS
     return config
 
 

@@ -269,21 +269,21 @@ def _read_start(
 
 
 def _check_heads(config: ConfigDict, start: starting.Start | None) -> None:
-    """Raises ValueError where a trained RPN and trained heads are needed (`config.needs_heads`) and not given."""
-    if not config.get("needs_heads", False):
-        return
+    """Raises ValueError where trained parts are needed (`config.needs_heads`) and not given."""
+    parts = config.get("needs_heads", ())
+    if isinstance(parts, bool):  # of a run from before there were names
+        parts = ("rpn", "roi_heads/box_head", "roi_heads/mask_head") if parts else ()
     trained = set(start.values).difference(start.untrained) if start else ()
-    parts = ("rpn", "roi_heads/box_head", "roi_heads/mask_head")
     lacking = [p for p in parts if not any(re.match(rf"params/{p}(_\d+)?/", t) for t in trained)]
     if not lacking:
         return
     got = f"{config.init_from!r}, which has no trained {', '.join(lacking)}" if start else "empty"
     raise ValueError(
-        f"config.init_from is {got}, and this config goes on from a trained Mask R-CNN (config.needs_heads): its "
+        f"config.init_from is {got}, and this config goes on from a trained detector (config.needs_heads): its "
         f"{config.train.steps:,} steps from a learning rate of {config.optim.lr:g} train none from nothing. Give "
-        "--config.init_from=RUN, the work directory of a trained run, or a file of such a detector's weights; with the "
-        "argument end_to_end configs/mr_rcnn.py trains everything, with runlocal it only shows that it runs (both "
-        "without freeze_vanilla)."
+        "--config.init_from=RUN, the work directory of a trained run, or a file of such a detector's weights. "
+        "configs/mr_rcnn.py trains everything with the argument end_to_end, and with runlocal, without freeze_vanilla, "
+        "only shows that it runs; configs/atmask_rcnn.py trains everything with freeze=none."
     )
 
 
@@ -300,8 +300,8 @@ def _check_frozen(config: ConfigDict, start: starting.Start) -> None:
         raise ValueError(
             f"config.freeze holds layers that config.init_from={config.init_from!r} has no values for, because its "
             f"classes are others or it lacks them; they would stay random: {names}. Leave them out of config.freeze "
-            "(in configs/mr_rcnn.py, leave out freeze_vanilla), or start from weights that have them, for the same "
-            "classes."
+            "(freeze_vanilla of configs/mr_rcnn.py and freeze=... of configs/atmask_rcnn.py put them there), or start "
+            "from weights that have them, for the same classes."
         )
 
 

@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pytest
 
+from configs import common
 from configs import mr_rcnn as mr_rcnn_config
 from jaxseg import weights
 from jaxseg.data.sources import Category
@@ -77,7 +78,7 @@ def assert_refining_heads_are_the_others(made):
 
 def test_a_trained_mask_rcnn_twice(make_run):
     source = make_run()
-    found, made = start(make_config(source=source, needs_heads=True))
+    found, made = start(make_config(source=source, needs_heads=common.HEADS))
     theirs = checkpoints.restore_for_eval(source)[2]
     for path, value in convert.flat(theirs).items():
         np.testing.assert_array_equal(made[path], value, err_msg=path)
@@ -143,7 +144,7 @@ def test_heads_that_nobody_trained_are_none(make_run):
     assert start(config)[0].told[-1].startswith("initial  14: as the imported file had none")
     with pytest.raises(ValueError, match=r"would stay random: .*roi_heads/box_head/fc0"):
         start(make_config(source=source, freeze=VANILLA))
-    config.needs_heads = True
+    config.needs_heads = common.HEADS
     with pytest.raises(ValueError, match="no trained roi_heads/box_head, roi_heads/mask_head, and"):
         start(config)
 
@@ -151,7 +152,7 @@ def test_heads_that_nobody_trained_are_none(make_run):
 @pytest.mark.parametrize("part", ["rpn", "roi_heads/box_head", "roi_heads/mask_head"])
 def test_every_part_of_a_mask_rcnn_must_be_trained(make_run, part):
     """A Faster R-CNN has no mask head."""
-    config = make_config(source=make_run(missing=f"/{part}/"), needs_heads=True)
+    config = make_config(source=make_run(missing=f"/{part}/"), needs_heads=common.HEADS)
     with pytest.raises(ValueError, match=f"which has no trained {part}, and this config"):
         start(config)
 
@@ -200,7 +201,7 @@ def test_another_method_is_advised_to_start_from_a_run_only_where_it_can(
 )
 def test_which_rows_need_trained_heads(arg, needed):
     config = mr_rcnn_config.get_config(arg)
-    assert config.needs_heads == needed
+    assert config.needs_heads == (common.HEADS if needed else ())
     assert (config.train.steps <= 10) == ("runlocal" in arg)
 
 

@@ -7,6 +7,7 @@ import pytest
 import standin
 from rich.console import Console
 
+from configs import common
 from jaxseg.data.sources import Category
 from jaxseg.training import checkpoints, setup, sharding, starting, workdir
 
@@ -63,7 +64,7 @@ def runs(tmp_path_factory):
 
 
 def test_a_run_that_needs_heads_starts_from_heads(tmp_path, runs):
-    config = make_config(needs_heads=True)
+    config = make_config(needs_heads=common.HEADS)
     with pytest.raises(
         ValueError, match=r"init_from is empty.*12 steps.*init_from=RUN.*end_to_end"
     ):
@@ -77,8 +78,20 @@ def test_a_run_that_needs_heads_starts_from_heads(tmp_path, runs):
     assert "params/roi_heads/box_head/kernel" in plan(tmp_path, config, Headed).start.values
 
 
+def test_a_config_of_an_earlier_version_says_yes_or_no(tmp_path):
+    for needed in (True, False):
+        config = make_config()
+        with config.ignore_type():
+            config.needs_heads = needed
+        if needed:
+            with pytest.raises(ValueError, match="init_from is empty"):
+                plan(tmp_path, config)
+        else:
+            assert plan(tmp_path, config).start is None
+
+
 def test_a_run_that_goes_on_needs_nothing(runs):
-    found = plan(runs[standin.Standin], make_config(needs_heads=True))
+    found = plan(runs[standin.Standin], make_config(needs_heads=common.HEADS))
     assert found.start is None
     with pytest.raises(ValueError, match="init_from is empty"):
         found.read_start()  # as it does where all checkpoints turn out to be damaged

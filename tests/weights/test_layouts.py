@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import common
 from jaxseg import weights
 from jaxseg.modeling import norms
 from jaxseg.training import setup
@@ -81,7 +82,7 @@ def test_a_file_without_heads_is_no_start_for_who_needs_them(tmp_path, heads):
     state_dict, config = foreign.torchvision(R18), foreign.config(R18)
     config.method = "mr_rcnn"
     like = convert.shapes(config)
-    config.init_from, config.needs_heads = str(tmp_path / "file.safetensors"), True
+    config.init_from, config.needs_heads = str(tmp_path / "file.safetensors"), common.HEADS
     weights.save_safetensors(
         config.init_from, state_dict if heads else foreign.backbone(state_dict)
     )
