@@ -244,7 +244,10 @@ class SampledSoftmax(SampledTask):
 
 @dataclasses.dataclass(frozen=True)
 class SoftmaxCriterion:
-    """Mask R-CNN's criterion. `weights` scales each loss by its name, and `mask_weight(step)` all those of masks."""
+    """Mask R-CNN's criterion. `weights` scales each loss by its name, and `mask_weight(step)` all those of masks.
+
+    A loss of weight 0 is left out, and with all losses of a task what it logs, so that nothing of it is computed.
+    """
 
     rpn: SampledRPN
     roi: SampledSoftmax
@@ -258,11 +261,13 @@ class SoftmaxCriterion:
         losses = dict(mask_losses)
         for term in terms:
             losses |= term.losses
+        losses = {name: loss for name, loss in losses.items() if self.weights.get(name, 1.0)}
         weighted = {name: self.weights.get(name, 1.0) * value for name, value in losses.items()}
-        log = {name: value for term in terms for name, value in term.log.items()}
+        learning = [term for term in terms if not losses.keys().isdisjoint(term.losses)]
+        log = {name: value for term in learning for name, value in term.log.items()}
         if self.mask_weight is not None:
             log["mask_weight"] = self.mask_weight(step)
-            weighted |= {name: log["mask_weight"] * weighted[name] for name in mask_losses}
+            weighted |= {n: log["mask_weight"] * weighted[n] for n in mask_losses if n in weighted}
         return precision.at_least_float32(sum(weighted.values())), losses | log
 
 
