@@ -25,6 +25,7 @@ from jaxseg import precision
 from jaxseg.methods import settings
 from jaxseg.modeling import layers, norms
 from jaxseg.modeling.mask_head import ClassConv
+from jaxseg.ops import levels
 from jaxseg.ops.roi_align import Pool
 from jaxseg.structures import Pyramid, RoIs
 
@@ -68,8 +69,7 @@ class ContextualFusion(nn.Module):
 
     @nn.compact
     def __call__(self, pyramid: Pyramid, size: int) -> Float[Array, "B 1 S S C"]:
-        index = LEVELS.index(self.level)
-        level = pyramid.replace(levels=(pyramid.levels[index],), strides=(pyramid.strides[index],))
+        level = levels.single(pyramid, LEVELS.index(self.level))
         height, width = pyramid.image_size[:, 0], pyramid.image_size[:, 1]
         zero = jnp.zeros_like(height)
         image = jnp.stack([zero, zero, width, height], -1)[:, None]
@@ -195,12 +195,9 @@ class QuasiMultitask(nn.Module):
             train=train,
             dtype=self.dtype,
         )
-        flat = x.reshape(-1, *x.shape[2:])
         for index in range(self.deconvs):
-            up = layers.Deconv2x2(self.channels, self.dtype, name=f"deconv{index}")
-            flat = nn.relu(up(flat))
-        fine = flat.reshape(*x.shape[:2], *flat.shape[1:])
-        return ClassConv(self.num_maps, self.dtype, name="predictor")(fine, classes)
+            x = layers.roi_deconvolution(x, self.channels, dtype=self.dtype, name=f"deconv{index}")
+        return ClassConv(self.num_maps, self.dtype, name="predictor")(x, classes)
 
 
 def parts(model, pool: Pool, num_maps: int, dtype) -> dict[str, Any]:

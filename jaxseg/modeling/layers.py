@@ -56,13 +56,44 @@ def roi_convolutions(
 
     `stats` says which RoIs enter the statistics of the norms.
     """
-    flat = x.reshape(-1, *x.shape[2:])
-    cells = cells_of_rois(stats, flat.shape[1:3])
-    bias = norm is norms.Identity
+    made = {"stats": stats, "channels": channels, "norm": norm, "train": train, "dtype": dtype}
     for index in range(count):
-        flat = conv(channels, 3, bias=bias, dtype=dtype, name=f"conv{index}")(flat)
-        flat = nn.relu(norm(name=f"norm{index}")(flat, mask=cells, train=train))
+        x = roi_convolution(x, kernel=3, name=str(index), **made)
+    return x
+
+
+def roi_convolution(
+    x: Float[Array, "B R h w C"],
+    stats: Bool[Array, "B R"],
+    *,
+    channels: int,
+    kernel: int,
+    stride: int = 1,
+    norm: Callable[..., nn.Module],
+    train: bool,
+    dtype=jnp.float32,
+    name: str,
+) -> Float[Array, "B R H W D"]:
+    """One of them: `conv` and `norm` of the calling module, each followed by `name`."""
+    bias = norm is norms.Identity
+    convolution = conv(channels, kernel, stride=stride, bias=bias, dtype=dtype, name=f"conv{name}")
+    flat = convolution(x.reshape(-1, *x.shape[2:]))
+    cells = cells_of_rois(stats, flat.shape[1:3])
+    flat = nn.relu(norm(name=f"norm{name}")(flat, mask=cells, train=train))
     return flat.reshape(*x.shape[:2], *flat.shape[1:])
+
+
+def roi_deconvolution(
+    x: Float[Array, "B R h w C"], channels: int, *, dtype=jnp.float32, name: str
+) -> Float[Array, "B R H W D"]:
+    """`Deconv2x2` of pooled features, with ReLU."""
+    return nn.relu(of_rois(Deconv2x2(channels, dtype, name=name), x))
+
+
+def of_rois(module: Callable[[Array], Array], x: Float[Array, "B R *S"]) -> Float[Array, "B R *T"]:
+    """What takes one leading axis, for two."""
+    made = module(x.reshape(-1, *x.shape[2:]))
+    return made.reshape(*x.shape[:2], *made.shape[1:])
 
 
 class Deconv2x2(nn.Module):

@@ -3,13 +3,14 @@
 A mask head is a linen module with
   head(pyramid, rois, classes, *, context=None, train) -> MaskOutputs
   head.losses(outputs, targets) -> {name: (B, R) loss of each RoI, not reduced}
-  head.probabilities(outputs) -> (B, R, h, w), what is pasted
+  head.probabilities(outputs) -> (B, R, h, w), what is pasted; sows `maps`, all that could be shown beside it
 It gets the pyramid and the boxes, not pooled features, because heads sample different things.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -69,6 +70,10 @@ class ClassConv(nn.Module):
         return precision.at_least_float32(logits)
 
 
+# Names of maps in the order of pictures: probabilities first, the mask that is made of them last.
+MAPS = ("P", "T", "edge", "B")
+
+
 class FCNMaskHead(nn.Module):
     """`convs` 3x3 convolutions at 14x14, a 2x2 stride 2 deconvolution, and a 1x1 predictor a class.
 
@@ -76,6 +81,7 @@ class FCNMaskHead(nn.Module):
       num_maps: K, or 1 for class-agnostic masks.
       pool: RoIAlign on a pyramid.
       soft_targets: learns the share of each cell that the object covers, as torchvision does, instead of 0 or 1.
+      infer_map: which of its `maps` is the mask.
 
     Parts that a method may add, each the constructor of a module, None by default:
       image_context: (pyramid, size) -> (B, 1, size, size, C), added to what is pooled for every RoI.
@@ -93,6 +99,7 @@ class FCNMaskHead(nn.Module):
     convs: int = 4
     norm: Callable[..., nn.Module] = norms.Identity
     soft_targets: bool = False
+    infer_map: str = "P"
     image_context: Callable[..., nn.Module] | None = None
     feature_refinement: Callable[..., nn.Module] | None = None
     upsample: bool = True
@@ -115,15 +122,21 @@ class FCNMaskHead(nn.Module):
         train: bool,
     ) -> MaskOutputs:
         """Logits at twice the pooled size. `context` is added to the pooled features."""
+        x = self._pooled(pyramid, rois, context)
+        features = self._trunk(x, rois, train)
+        logits = self._logits(features, rois, classes, train)
+        return MaskOutputs(logits, features, self._for_auxiliary(x, rois, classes, train))
+
+    def _pooled(self, pyramid: Pyramid, rois: RoIs, context: Array | None) -> Array:
         x = self.pool(pyramid, rois.boxes, self.pool_size)
         if context is not None:
             x = x + context
         if self.image_context is not None:
             x = x + self.image_context(name="image_context")(pyramid, self.pool_size)
-        extra = {}
-        if self.auxiliary_branch is not None and train:
-            extra = {"pooled": x, "rois": rois, "classes": classes}
-        features = layers.roi_convolutions(
+        return x
+
+    def _trunk(self, x: Array, rois: RoIs, train: bool) -> Array:
+        return layers.roi_convolutions(
             x,
             rois.stats,
             count=self.convs,
@@ -132,15 +145,13 @@ class FCNMaskHead(nn.Module):
             train=train,
             dtype=self.dtype,
         )
-        flat = features.reshape(-1, *features.shape[2:])
-        if self.feature_refinement is not None:
-            flat = self.feature_refinement(name="feature_refinement")(flat)
-        if self.upsample:
-            flat = nn.relu(layers.Deconv2x2(self.channels, self.dtype, name="deconv")(flat))
-        fine = flat.reshape(*x.shape[:2], *flat.shape[1:])
-        return MaskOutputs(self._predict(fine, rois, classes, train), features, extra)
 
-    def _predict(self, x: Array, rois: RoIs, classes: Array | None, train: bool) -> Array:
+    def _logits(self, x: Array, rois: RoIs, classes: Array | None, train: bool) -> Array:
+        """Of features on the main line."""
+        if self.feature_refinement is not None:
+            x = layers.of_rois(self.feature_refinement(name="feature_refinement"), x)
+        if self.upsample:
+            x = layers.roi_deconvolution(x, self.channels, dtype=self.dtype, name="deconv")
         predictor = ClassConv(self.num_maps, self.dtype, name="predictor")
         if self.logit_refinement is None:
             return predictor(x, classes)
@@ -148,24 +159,47 @@ class FCNMaskHead(nn.Module):
         logits = refine(predictor(x, None), rois.stats, train=train)
         return logits if classes is None else _of_class(logits, classes)
 
+    def _for_auxiliary(self, x: Array, rois: RoIs, classes: Array | None, train: bool) -> dict:
+        if self.auxiliary_branch is None or not train:
+            return {}
+        return {"pooled": x, "rois": rois, "classes": classes}
+
     def losses(self, outputs: MaskOutputs, targets: MaskTargets) -> dict[str, Float[Array, "B R"]]:
         """Binary cross-entropy, the mean over each RoI's pixels; that of the auxiliary branch is `mask_auxiliary`."""
         losses = {"mask": self._loss(outputs.logits, targets)}
-        if outputs.extra:
+        if "pooled" in outputs.extra:
             seen = (outputs.extra[name] for name in ("pooled", "rois", "classes"))
             losses["mask_auxiliary"] = self._loss(self.auxiliary(*seen, train=True), targets)
         return losses
 
     def _loss(self, logits: Float[Array, "B R S S"], targets: MaskTargets) -> Float[Array, "B R"]:
-        size = logits.shape[-1]
-        wanted = targets.soft_masks(size) if self.soft_targets else targets.masks(size)
-        return mask_losses.binary_cross_entropy(logits, wanted)
+        return mask_losses.binary_cross_entropy(logits, self._wanted(targets, logits.shape[-1]))
+
+    def _wanted(self, targets: MaskTargets, size: int) -> Float[Array, "B R S S"]:
+        return targets.soft_masks(size) if self.soft_targets else targets.masks(size)
 
     def probabilities(self, outputs: MaskOutputs) -> Float[Array, "B R h w"]:
-        return jax.nn.sigmoid(outputs.logits)
+        """One of `maps`. All of them can be had as the intermediates `maps` of this module."""
+        maps = self.maps(outputs)
+        self.sow("intermediates", "maps", maps)
+        return maps[self.infer_map]
+
+    def maps(self, outputs: MaskOutputs) -> dict[str, Array]:
+        """What the head says of each pixel, by name, in [0, 1]; all of one size."""
+        return {"P": jax.nn.sigmoid(outputs.logits)}
 
 
 def _of_class(maps: Float[Array, "B R h w K"], classes: Int[Array, "B R"]) -> Array:
     """The map of each RoI's class; padded and background RoIs: any will do."""
     index = jnp.clip(classes, 0, maps.shape[-1] - 1)[..., None, None, None]
     return jnp.take_along_axis(maps, index, -1)[..., 0]
+
+
+def maps_of(intermediates: Mapping[str, Any]) -> dict[str, Float[Array, "B D h w"]]:
+    """The maps of detections out of what the mask heads of a topology sowed: means where there are several heads.
+
+    Of those that refine others (`refine_...`) if there are any.
+    """
+    sown = {name: values["maps"][-1] for name, values in intermediates.items() if "maps" in values}
+    last = [maps for name, maps in sown.items() if name.startswith("refine_")] or [*sown.values()]
+    return {key: sum(maps[key] for maps in last) / len(last) for key in last[0]}

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Shaped
 
 from jaxseg.ops import boxes as box_ops
+from jaxseg.structures import Pyramid
 
 
 def fpn_level(
@@ -35,3 +36,8 @@ def fpn_level(
     return sum((area >= bound).astype(jnp.int32) for bound in bounds) + jnp.zeros_like(
         area, jnp.int32
     )
+
+
+def single(pyramid: Pyramid, index: int) -> Pyramid:
+    """A pyramid of one of the levels (0: the finest), from which every region is pooled."""
+    return pyramid.replace(levels=(pyramid.levels[index],), strides=(pyramid.strides[index],))

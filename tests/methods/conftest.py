@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from jaxseg import methods
-from tests.methods import tiny
+from tests.methods import mask_heads, tiny
 
 
 @dataclasses.dataclass
@@ -33,3 +33,13 @@ def setup() -> Setup:
     model = methods.build(config)
     batch = tiny.batch()
     return Setup(config, model, tiny.variables(model, batch), batch)
+
+
+@pytest.fixture(scope="session")
+def pyramid():
+    return mask_heads.pyramid()
+
+
+@pytest.fixture(scope="session")
+def rois():
+    return mask_heads.rois()
