@@ -20,6 +20,12 @@ _IMAGES = flags.DEFINE_multi_string(
 )
 _OUT = flags.DEFINE_string("out", "predictions", "Folder for overlays, results.json, images.json.")
 _SCORE = flags.DEFINE_float("score", 0.5, "Detections with a lower score are left out.", 0.0, 1.0)
+_MAPS = flags.DEFINE_multi_integer(
+    "maps",
+    [],
+    "Rank (0: the best of an image) of a detection whose maps are drawn; several times for several.",
+    lower_bound=0,
+)
 _STEP = flags.DEFINE_string("step", "latest", "Which checkpoint: latest, best, or a step's number.")
 
 
@@ -27,9 +33,11 @@ def main(_: list[str]) -> None:
     patterns = [part for value in _IMAGES.value for part in value.split(",") if part]
     files = folder.find_images(patterns)
     model = predictor.Predictor.from_workdir(
-        _WORKDIR.value, _STEP.value, score_threshold=_SCORE.value
+        _WORKDIR.value, _STEP.value, score_threshold=_SCORE.value, maps=bool(_MAPS.value)
     )
-    count, problems = folder.predict_files(model, files, _OUT.value, model.categories)
+    count, problems = folder.predict_files(
+        model, files, _OUT.value, model.categories, maps=_MAPS.value
+    )
     done = len(files) - problems.total()
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     console.print(f"{count} instances in {done} images: see {_OUT.value}")

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from jaxseg import methods, visualization
 from jaxseg.data import geometry
 from jaxseg.data import images as images_lib
 from jaxseg.evaluation import results as results_lib
+from jaxseg.modeling import mask_head
 from jaxseg.structures import Batch, Detections
 from jaxseg.training import checkpoints, sharding
 from jaxseg.training import step as step_lib
@@ -62,6 +63,7 @@ class Predictor:
         step: str | int = "latest",
         *,
         score_threshold: float = 0.5,
+        maps: bool = False,
     ) -> Predictor:
         """Restores a run from its work directory; nothing else is needed, not even its data.
 
@@ -69,6 +71,7 @@ class Predictor:
           workdir: what `train.py --workdir` was given.
           step: "latest", "best" (by validation AP) or a step's number.
           score_threshold: see `Predictor`.
+          maps: also gives predictions all maps of the mask head, for `Prediction.plot_maps`.
 
         Raises:
           FileNotFoundError: there is no run or no checkpoint.
@@ -76,7 +79,7 @@ class Predictor:
         """
         config, categories, variables, _ = checkpoints.restore_for_eval(workdir, step)
         mesh = sharding.make_mesh(jax.local_devices()[:1])  # a single image cannot be split
-        detect = step_lib.make_detect(methods.build(config), mesh)
+        detect = step_lib.make_detect(methods.build(config), mesh, maps=maps)
         variables = jax.device_put(variables, sharding.replicated(mesh))
         return cls(
             functools.partial(detect, variables),
@@ -113,6 +116,10 @@ class Predictor:
             categories=self.categories,
             mask_threshold=self.config.model.test.mask_threshold,
             paste=self.config.model.test.paste,
+            maps={
+                name: np.asarray(values[0], np.float32)[keep][inside]
+                for name, values in found.maps.items()
+            },
         )
 
     def _batch(self, pixels: np.ndarray) -> Batch:
@@ -133,7 +140,8 @@ class Prediction:
 
     scores (n,) float32; classes (n,) int, indices into `categories`; probabilities (n, h, w)
     float32, the masks as the network gives them, over mask_boxes (n, 4), which may stick out of the
-    image.
+    image. `maps` has all maps of the mask head, such as P, T and B of ATMask R-CNN, of the form of `probabilities`, if
+    the predictor was asked for them.
     """
 
     image: np.ndarray
@@ -144,6 +152,7 @@ class Prediction:
     categories: tuple[Any, ...]
     mask_threshold: float = 0.5
     paste: str = "continuous"
+    maps: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -194,6 +203,34 @@ class Prediction:
     def save(self, path: str | os.PathLike, *, side: int = 640) -> pathlib.Path:
         """Writes `plot` to a .png or .jpg file."""
         return visualization.write_image(path, self.plot(side=side))
+
+    def plot_maps(self, indices: Sequence[int] | None = None, *, side: int = 160) -> np.ndarray:
+        """A row for each of some instances (default: all): what its box shows, its maps, its mask. RGB.
+
+        Raises:
+          ValueError: no instances; or no maps, for which the predictor was not asked.
+          IndexError: no such instance.
+        """
+        if not self.maps:
+            raise ValueError(
+                "This prediction has no maps: make its predictor with from_workdir(..., maps=True)."
+            )
+        chosen = range(len(self)) if indices is None else indices
+        return visualization.grid([self._maps_row(i, side) for i in chosen], columns=1)
+
+    def _maps_row(self, index: int, side: int) -> np.ndarray:
+        box, name = self.mask_boxes[index], self.class_names[index]
+        crop = functools.partial(visualization.crop, box=box, side=side)
+        tiles = {
+            f"{index}: {name} {self.scores[index]:.2f}": crop(self.image),
+            **{
+                key: visualization.heat(self.maps[key][index], box=box, side=side)
+                for key in sorted(self.maps, key=mask_head.MAPS.index)
+            },
+            "mask": crop(np.repeat(np.uint8(255) * self.mask(index)[..., None], 3, axis=2)),
+        }
+        pictures = [visualization.titled(tile, title) for title, tile in tiles.items()]
+        return visualization.grid(pictures, columns=len(pictures))
 
     def to_coco(self, image_id: int) -> list[dict]:
         """COCO results: image_id, category_id, score, bbox (x, y, width, height), segmentation

@@ -77,3 +77,5 @@ class Detections:
     classes: Int[Array, "B D"]
     valid: Bool[Array, "B D"]
     masks: Float[Array, "B D h w"]
+    # All maps of the mask head by name, `masks` among them, where they were asked for (`training.step.make_detect`).
+    maps: Mapping[str, Float[Array, "B D h w"]] = flax.struct.field(default_factory=dict)

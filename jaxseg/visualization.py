@@ -101,9 +101,12 @@ def side_by_side(
 
 
 def titled(picture: np.ndarray, title: str) -> np.ndarray:
-    """Adds a line of text on white above a picture."""
+    """Adds a line of text on white above a picture, which becomes as wide as the text."""
     scale = 0.55
-    (_, height), base = cv2.getTextSize(title, _FONT, scale, 1)
+    (width, _), _ = cv2.getTextSize(title, _FONT, scale, 1)
+    (_, height), base = cv2.getTextSize("Ag", _FONT, scale, 1)  # the same for all titles of a row
+    more = max(0, width + 8 - picture.shape[1])
+    picture = np.pad(picture, ((0, 0), (0, more), (0, 0)), constant_values=255)
     bar = np.full((height + base + 8, picture.shape[1], 3), 255, np.uint8)
     cv2.putText(bar, title, (4, height + 4), _FONT, scale, (20, 20, 20), 1, cv2.LINE_AA)
     return np.concatenate([bar, picture])
@@ -136,6 +139,37 @@ def enlarge(image: np.ndarray, zoom: float) -> np.ndarray:
     return cv2.resize(
         image, size, interpolation=cv2.INTER_NEAREST if zoom >= 3 else cv2.INTER_CUBIC
     )
+
+
+def crop(image: np.ndarray, box: Sequence[float] | np.ndarray, side: int) -> np.ndarray:
+    """What an (H, W, 3) uint8 image shows in a box (xyxy, may stick out: grey), its longer side `side` pixels."""
+    x0, y0, x1, y1 = np.asarray(box, np.float64)
+    width, height = _tile(box, side)
+    # Enlarged, every pixel of the tile is looked up; made smaller, several pixels are averaged afterwards.
+    times = math.ceil(max(1.0, (x1 - x0) / width, (y1 - y0) / height))
+    rows, columns = times * height, times * width
+    scale_x, scale_y = (x1 - x0) / columns, (y1 - y0) / rows
+    # Pixel centres lie at +0.5, in the tile as in the image.
+    matrix = np.array([[scale_x, 0, x0 + (scale_x - 1) / 2], [0, scale_y, y0 + (scale_y - 1) / 2]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    grey = (128, 128, 128)
+    tile = cv2.warpAffine(image, matrix, (columns, rows), flags=flags, borderValue=grey)
+    return cv2.resize(tile, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def heat(values: np.ndarray, box: Sequence[float] | np.ndarray, side: int) -> np.ndarray:
+    """A map (h, w) of numbers from 0 (dark) to 1 (bright) over a box, as large as its `crop`; cells stay visible."""
+    colored = cv2.applyColorMap(
+        np.round(255 * np.clip(values, 0, 1)).astype(np.uint8), cv2.COLORMAP_VIRIDIS
+    )
+    return cv2.resize(colored[..., ::-1], _tile(box, side), interpolation=cv2.INTER_NEAREST)
+
+
+def _tile(box: Sequence[float] | np.ndarray, side: int) -> tuple[int, int]:
+    """(width, height) of a picture of a box."""
+    x0, y0, x1, y1 = np.asarray(box, np.float64)
+    zoom = side / max(x1 - x0, y1 - y0)
+    return max(1, round((x1 - x0) * zoom)), max(1, round((y1 - y0) * zoom))
 
 
 def colors(classes: Sequence[int] | np.ndarray, num_classes: int) -> list[tuple[int, int, int]]:

@@ -15,8 +15,11 @@ from jaxseg.structures import Detections
 CATEGORIES = (Category(3, "cat"), Category(8, "dog"))
 
 
-def make_predictor(score_threshold=0.5):
-    """Finds a cat in the middle half of each image, a dog at its left edge, and something unsure."""
+def make_predictor(score_threshold=0.5, maps=()):
+    """Finds a cat in the middle half of each image, a dog at its left edge, and something unsure.
+
+    The maps of the n-th detection are n / 10 everywhere.
+    """
     config = common.base()
     config.data.buckets = ((128, 256), (256, 128))
     config.data.eval_resize.update(short=128, max=256)
@@ -37,6 +40,7 @@ def make_predictor(score_threshold=0.5):
             classes=np.array([[0, 1, 1, 0, 0]], np.int32),
             valid=np.array([[True, True, True, True, False]]),
             masks=np.ones((1, 5, 8, 8), np.float32),
+            maps={name: np.full((1, 5, 8, 8), np.arange(5.0)[:, None, None] / 10) for name in maps},
         )
 
     predictor = predictor_lib.Predictor(detect, config, CATEGORIES, score_threshold=score_threshold)
@@ -77,6 +81,19 @@ def test_pictures(tmp_path):
     assert plot.shape == (320, 640, 3)
     np.testing.assert_array_equal(cv2.imread(str(found.save(tmp_path / "a.png")))[..., ::-1], plot)
     assert found._repr_png_()[:4] == b"\x89PNG"
+
+
+def test_maps_of_what_is_kept():
+    found = make_predictor(maps=("P", "T"))[0](picture())
+    assert set(found.maps) == {"P", "T"} and found.maps["T"].shape == (2, 8, 8)
+    assert found.maps["T"].dtype == np.float32
+    np.testing.assert_allclose(found.maps["T"][1], 0.1)
+    rows = found.plot_maps([1], side=64)
+    assert found.plot_maps(side=64).shape[0] > rows.shape[0] + 32
+    with pytest.raises(IndexError):
+        found.plot_maps([2])
+    with pytest.raises(ValueError, match=r"no maps.*from_workdir\(\.\.\., maps=True\)"):
+        make_predictor()[0](picture()).plot_maps()
 
 
 def test_coco_results_fit_the_evaluation():
@@ -159,6 +176,16 @@ def test_predicting_a_folder(images):
     assert listing["categories"][1] == {"id": 8, "name": "dog"}
     assert sorted(p.name for p in (out / "overlays").iterdir()) == ["x-4.jpg", "x.jpg", "y.jpg"]
     assert coco.evaluate(listing, results, "segm").summary["AP"] == -1.0
+
+
+def test_maps_of_chosen_detections_are_drawn(images):
+    predictor, _ = make_predictor(maps=("P",))
+    files = folder.find_images([images / "a/x.png"])
+    folder.predict_files(predictor, files, images / "out", CATEGORIES, maps=(1, 7), progress=False)
+    drawn = cv2.imread(str(images / "out/maps/x.png"))[..., ::-1]
+    np.testing.assert_array_equal(drawn, predictor(str(images / "a/x.png")).plot_maps([1]))
+    folder.predict_files(predictor, files, images / "none", CATEGORIES, maps=(7,), progress=False)
+    assert not (images / "none/maps").exists()  # an image has less detections
 
 
 def test_a_fault_that_is_not_the_images_ends_the_run_and_keeps_what_is_done(images):

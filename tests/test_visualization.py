@@ -84,6 +84,23 @@ def test_pictures_are_written_as_rgb(tmp_path, name):
     assert V.png(picture)[:4] == b"\x89PNG"
 
 
+def test_crops_and_maps_of_a_box_are_alike():
+    """A crop shows the box, grey where it sticks out; a map over it has its size, and goes from dark to bright."""
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[10:20, 30:60] = (200, 100, 50)
+    box = (20.0, 10.0, 80.0, 30.0)
+    crop = V.crop(image, box, 120)
+    assert crop.shape == (40, 120, 3)
+    assert (crop[4:16, 24:76] == (200, 100, 50)).all() and (crop[24:, 4:76] == 0).all()
+    assert (crop[:, 84:] == 128).all() and (crop[4:16, 4:16] == 0).all()
+    heat = V.heat(np.array([[0.0, 0.4, 1.0]]), box, 120)
+    assert heat.shape == crop.shape
+    brightness = heat[20, [20, 60, 100]].astype(int).sum(-1)
+    assert brightness[0] < brightness[1] < brightness[2]
+    assert len(np.unique(heat.reshape(-1, 3), axis=0)) == 3
+    assert V.crop(image, (5, 5, 5.001, 35), 120).shape == (120, 1, 3)
+
+
 def test_errors():
     with pytest.raises(ValueError, match=r"'a.gif': use .png"):
         V.write_image("a.gif", np.zeros((2, 2, 3), np.uint8))

@@ -14,6 +14,7 @@ from rich.progress import track
 from jaxseg.data.problems import Problems
 from jaxseg.data.source import ImageError
 from jaxseg.evaluation.report import make_folder, write_text
+from jaxseg.visualization import write_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -53,9 +54,10 @@ def predict_files(
     out: str | os.PathLike,
     categories: Sequence[Any],
     *,
+    maps: Sequence[int] = (),
     progress: bool = True,
 ) -> tuple[int, Problems]:
-    """Predicts each file and writes overlays/*.jpg, results.json and images.json into `out`.
+    """Predicts each file and writes overlays/*.jpg, maps/*.png, results.json and images.json into `out`.
 
     images.json is a COCO file without annotations: it ties the image ids of results.json, counted
     from 1, to the files. Both are written at the end, also at an early one; overlays as they come.
@@ -66,6 +68,7 @@ def predict_files(
       files: the images.
       out: a folder; made if need be.
       categories: `id` and `name` of the classes.
+      maps: ranks of detections (0: the best) whose maps are drawn; of those that an image has.
       progress: shows a bar with the time left.
 
     Returns:
@@ -88,6 +91,8 @@ def predict_files(
                 problems.add(error.reason, path)
                 continue
             prediction.save(overlays / f"{names[i]}.jpg")
+            if chosen := [rank for rank in dict.fromkeys(maps) if rank < len(prediction)]:
+                write_image(out / "maps" / f"{names[i]}.png", prediction.plot_maps(chosen))
             height, width = prediction.image.shape[:2]
             name = os.fspath(path)
             images.append({"id": i + 1, "file_name": name, "height": height, "width": width})

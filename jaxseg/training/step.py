@@ -14,7 +14,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxseg import structures
-from jaxseg.modeling import norms
+from jaxseg.modeling import mask_head, norms
 from jaxseg.training import freeze as freezing
 from jaxseg.training import sharding
 from jaxseg.training.state import TrainState
@@ -100,13 +100,17 @@ def make_train_step(
 
 
 def make_detect(
-    model: nn.Module, mesh: Mesh
+    model: nn.Module, mesh: Mesh, *, maps: bool = False
 ) -> Callable[[Any, structures.Batch], structures.Detections]:
-    """Builds `detect(variables, batch of NumPy arrays) -> Detections`, split over the mesh."""
+    """Builds `detect(variables, batch of NumPy arrays) -> Detections`, split over the mesh; with all `maps` or none."""
 
     @jax.jit
     def detect(variables, batch):
-        return model.apply(variables, batch, method="detect")
+        if not maps:
+            return model.apply(variables, batch, method="detect")
+        apply = functools.partial(model.apply, mutable=["intermediates"])
+        found, seen = apply(variables, batch, method="detect")
+        return found.replace(maps=mask_head.maps_of(seen["intermediates"]["roi_heads"]))
 
     return lambda variables, batch: detect(variables, sharding.put_batch(batch, mesh))
 
