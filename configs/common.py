@@ -99,13 +99,14 @@ def model() -> ConfigDict:
     config.box_head.norm = "none"  # of those: as backbone.norm, or none
     config.box_head.class_agnostic = False
     config.mask_head = ConfigDict()
-    config.mask_head.name = "fcn"
+    config.mask_head.name = "fcn"  # or atmask
     config.mask_head.pool = 14
     config.mask_head.convs = 4
     config.mask_head.channels = 256
     config.mask_head.norm = "none"
     config.mask_head.soft_targets = False  # learn the share of a cell that is covered, not 0 or 1
     config.mask_head.class_agnostic = False
+    config.atmask = atmask()
     config.maskplus = maskplus()
     config.refine = refine()
     config.cascade = cascade()
@@ -120,6 +121,24 @@ def model() -> ConfigDict:
     config.test.refine_topk = 1000  # of mr_rcnn: so many proposals an image are refined
     config.test.mask_threshold = 0.5
     config.test.paste = "continuous"  # or torchvision: boxes are cut to whole pixels
+    return config
+
+
+def atmask() -> ConfigDict:
+    """The mask head of ATMask R-CNN, `mask_head.name="atmask"`, in every method."""
+    config = ConfigDict()
+    config.threshold = True  # False: the FCN head
+    config.p2t = True  # features of probabilities enter those of thresholds
+    config.t2p = True  # and the other way round, with a 3x3 convolution
+    config.fuse = "concat1x1"  # how: side by side, then a convolution of 1x1 | concat3x3 | sum
+    config.thr_source = "P2"  # what thresholds are pooled from | multi: by a RoI's size, P2..P5
+    config.thr_pool = 28  # at this size, which a strided convolution brings to mask_head.pool
+    config.thr_convs = 2  # convolutions after P2T
+    config.thr_target = "inverse"  # 1 - mask | same: the mask | boundary: its edge | none
+    config.k = 2.0  # steepness of B = sigmoid(k (P - T))
+    config.lambda_bin = 2.0  # weight of the loss of B; 0: none
+    config.binarise_on = "prob"  # P and T are probabilities | logit: they are logits
+    config.infer_map = "B"  # the mask of a detection | P
     return config
 
 
@@ -205,10 +224,16 @@ def criterion() -> ConfigDict:
             "box": 1.0,
             "mask": 1.0,
             "mask_auxiliary": 1.0,  # of maskplus.quasi
-            "refine_classification": 1.0,  # of mr_rcnn, and the two below
+            "mask_threshold": 1.0,  # of atmask, and the two below
+            "mask_boundary": 1.0,
+            "mask_binary": 1.0,
+            "refine_classification": 1.0,  # of mr_rcnn, and all below
             "refine_box": 1.0,
             "refine_mask": 1.0,
             "refine_mask_auxiliary": 1.0,
+            "refine_mask_threshold": 1.0,
+            "refine_mask_boundary": 1.0,
+            "refine_mask_binary": 1.0,
         }
     )
     return config

@@ -19,8 +19,8 @@ COCO_IMAGES = 117_266  # of train2017 with objects; MMDetection counts epochs
 def atmask(config: ConfigDict, schedule: str, backbone: str) -> None:
     """ATMask R-CNN: Detectron2's, but 12 images a step at the full learning rate, 90,000 steps.
 
-    Not followed: its ResNet-101 starts from a trained Faster R-CNN that is not published (8 images, 50,000 steps);
-    here it is trained as its ResNet-50.
+    Its ResNet-101 starts from a trained Faster R-CNN (8 images, 50,000 steps): configs/atmask_rcnn.py does so. Here it
+    is trained as the ResNet-50.
     """
     del backbone
     _steps(config, schedule, batch=12, lr=0.02, one=90_000, drops=(60_000, 80_000))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import jax
 from jaxtyping import Array, Bool, Float, Shaped
 
+from jaxseg import precision
 from jaxseg.losses import classification
 
 
@@ -23,3 +25,13 @@ def binary_cross_entropy(
     where = None if where is None else where[..., None, None]
     pixels = classification.binary_cross_entropy(logits, targets, where=where)
     return pixels.mean(axis=(-2, -1))
+
+
+def dice(logits: Shaped[Array, "*R h w"], targets: Shaped[Array, "*R h w"]) -> Float[Array, "*R"]:
+    """1 - (2 sum(p t) + 1) / (sum p + sum t + 1) over a RoI's pixels, p = sigmoid(logits); in float32.
+
+    The form of BMask (Cheng et al. 2020): plain sums below, and 1 so that an empty target has a bounded gradient.
+    """
+    p, t = jax.nn.sigmoid(precision.at_least_float32(logits)), precision.at_least_float32(targets)
+    pixels = (-2, -1)
+    return 1.0 - (2.0 * (p * t).sum(pixels) + 1.0) / (p.sum(pixels) + t.sum(pixels) + 1.0)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg import config_keys
-from jaxseg.methods import cascade_mask_rcnn, mask_rcnn, maskplus, mr_rcnn, settings
+from jaxseg.methods import atmask_rcnn, cascade_mask_rcnn, mask_rcnn, maskplus, mr_rcnn, settings
 from jaxseg.structures import Batch
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
@@ -42,7 +42,8 @@ def build(config) -> nn.Module:
 def _rules(config) -> dict[str, settings.Rule]:
     """The method's own, and of the others those whose settings are there: runs of earlier versions lack later ones."""
     present = config_keys.keys(config.model)
-    others = {k: v for rules in (*RULES.values(), maskplus.RULES) for k, v in rules.items()}
+    groups = (*RULES.values(), maskplus.RULES, atmask_rcnn.RULES)
+    others = {k: v for rules in groups for k, v in rules.items()}
     return RULES.get(config.method, {}) | {k: v for k, v in others.items() if k in present}
 
 
@@ -60,7 +61,7 @@ def class_layers(config) -> tuple[str, ...]:
     """Patterns (see `jaxseg.paths`) of the parameters whose shape depends on the number of classes."""
     predictors = "classes" if config.model.box_head.class_agnostic else "(classes|deltas)"
     boxes = rf"roi_heads/(refine_)?box_head(_\d+)?/{predictors}"
-    parts = "|".join(("predictor", *maskplus.CLASS_PARTS))
+    parts = "|".join(("predictor", *maskplus.CLASS_PARTS, *atmask_rcnn.CLASS_PARTS))
     masks = rf"roi_heads/(refine_)?mask_head(_\d+)?/({parts})"
     return (boxes,) if config.model.mask_head.class_agnostic else (boxes, masks)
 
@@ -70,7 +71,8 @@ def copies(config) -> dict[str, str]:
 
     An empty string instead of the other: such a module starts from its initialiser.
     """
-    parts = {f"{head}/{part}": "" for head in _mask_heads(config) for part in maskplus.PARTS}
+    more = (*maskplus.PARTS, *atmask_rcnn.PARTS)
+    parts = {f"{head}/{part}": "" for head in _mask_heads(config) for part in more}
     return parts | (mr_rcnn.COPIES if config.method == "mr_rcnn" else {})
 
 

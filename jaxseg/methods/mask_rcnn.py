@@ -16,11 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxseg.methods import maskplus
+from jaxseg.methods import atmask_rcnn, maskplus
 from jaxseg.modeling import box_head, criterion, fpn, layers, mask_head, norms, resnet, roi_heads
 from jaxseg.modeling import rpn as rpn_lib
 from jaxseg.ops.roi_align import Pool, Sampling
 from jaxseg.structures import Batch, Detections, Pyramid
+
+MASK_HEADS = {
+    "fcn": lambda model, **fields: mask_head.FCNMaskHead(**fields),
+    "atmask": atmask_rcnn.mask_head,
+}
 
 
 class MaskRCNN(nn.Module):
@@ -98,10 +103,15 @@ def _for_rois(pyramid: Pyramid) -> Pyramid:
 def build(config) -> MaskRCNN:
     """The model of `config` (the whole config; `config.model.num_classes` > 0)."""
     model = config.model
+    atmask_rcnn.check(model)
     dtype = jnp.dtype(model.dtype)
     num_classes = model.num_classes
     losses = criterion.CRITERIA[model.criterion.name](model.criterion)
-    losses = dataclasses.replace(losses, mask_weight=maskplus.mask_weight(config))
+    losses = dataclasses.replace(
+        losses,
+        weights=atmask_rcnn.loss_weights(model),
+        mask_weight=maskplus.mask_weight(config),
+    )
     sampling = Sampling(**model.roi_sampling, own_cells=model.ignore_padding)
     pool = Pool(sampling, model.roi_align)
     return MaskRCNN(
@@ -169,9 +179,10 @@ def build(config) -> MaskRCNN:
     )
 
 
-def _mask_head(model, pool, dtype) -> mask_head.FCNMaskHead:
+def _mask_head(model, pool, dtype) -> nn.Module:
     num_maps = 1 if model.mask_head.class_agnostic else model.num_classes
-    return mask_head.FCNMaskHead(
+    return MASK_HEADS[model.mask_head.name](
+        model,
         num_maps=num_maps,
         pool=pool,
         pool_size=model.mask_head.pool,

@@ -101,7 +101,7 @@ RULES: Mapping[str, Rule] = {
     "box_head.channels": whole(1),
     "box_head.norm": one_of(*norms.NORMS),
     "box_head.class_agnostic": FLAG,
-    "mask_head.name": one_of("fcn"),
+    "mask_head.name": one_of("fcn", "atmask"),
     "mask_head.pool": whole(1),
     "mask_head.convs": whole(0),
     "mask_head.channels": whole(1),

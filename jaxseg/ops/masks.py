@@ -65,6 +65,19 @@ def _weights(
     return weights.reshape(-1, cells, samples, side).mean(axis=2)
 
 
+def boundary(masks: Shaped[Array, "*B h w"]) -> Float[Array, "*B h w"]:
+    """1.0 at the pixels of a 0/1 mask that touch its outside, corners and the frame included, else 0.0.
+
+    Where the Laplacian, 8 times the pixel minus its 8 neighbours (0 beyond the frame), is above 0.1 (BMask, Cheng et
+    al. 2020).
+    """
+    masks = jnp.asarray(masks, jnp.float32)
+    height, width = masks.shape[-2:]
+    around = jnp.pad(masks, ((0, 0),) * (masks.ndim - 2) + ((1, 1), (1, 1)))
+    nine = sum(around[..., y : y + height, x : x + width] for y in range(3) for x in range(3))
+    return (9.0 * masks - nine > 0.1).astype(jnp.float32)
+
+
 def intersection(a: Shaped[Array, "N h w"], b: Shaped[Array, "M h w"]) -> Float[Array, "N M"]:
     """Pixels that every mask of `a` shares with every mask of `b`; anything but 0 is foreground."""
     a, b = (jnp.reshape(x != 0, (x.shape[0], -1)).astype(jnp.float32) for x in (a, b))

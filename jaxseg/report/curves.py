@@ -33,9 +33,16 @@ _LOSSES = {
     "box": "Box head: box",
     "mask": "Mask head",
     "mask_auxiliary": "Mask head: auxiliary branch",
+    "mask_threshold": "Mask head: thresholds",
+    "mask_boundary": "Mask head: boundaries",
+    "mask_binary": "Mask head: binarised mask",
     "refine_classification": "Refining box head: classification",
     "refine_box": "Refining box head: box",
     "refine_mask": "Refining mask head",
+    "refine_mask_auxiliary": "Refining mask head: auxiliary branch",
+    "refine_mask_threshold": "Refining mask head: thresholds",
+    "refine_mask_boundary": "Refining mask head: boundaries",
+    "refine_mask_binary": "Refining mask head: binarised mask",
 }
 _RATE = {"lr": "Learning rate"}
 _VALIDATION = ("AP", "AP50", "AP75")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import model_parts
-from configs import cascade_mask_rcnn, mask_rcnn, maskplus, mr_rcnn
+from configs import atmask_rcnn, cascade_mask_rcnn, mask_rcnn, maskplus, mr_rcnn
 from jaxseg import methods
 from jaxseg.structures import Pyramid, RoIs
 
@@ -121,8 +121,8 @@ def test_cascade_mask_rcnn():
     assert {part.rois for part in each} == {1000}
 
 
-def mask_head(train=False, **changes) -> model_parts.Traced:
-    config = mask_rcnn.get_config("r50")
+def mask_head(train=False, config=None, **changes) -> model_parts.Traced:
+    config = config or mask_rcnn.get_config("r50")
     config.model.maskplus.update(changes)
     head = methods.build(config).roi_heads.mask_head
     arguments = pyramid(), regions(100), shapes(1, 100, dtype=jnp.int32)
@@ -132,9 +132,17 @@ def mask_head(train=False, **changes) -> model_parts.Traced:
 def with_auxiliary(head, *arguments, train):
     """A mask head, and in training its auxiliary branch, which runs where losses are computed."""
     outputs = head(*arguments, train=train)
-    if outputs.extra:
+    if "pooled" in outputs.extra:
         head.auxiliary(*(outputs.extra[k] for k in ("pooled", "rois", "classes")), train=True)
     return outputs
+
+
+def test_atmask_rcnn():
+    """1.111 G a RoI, with all maps of P and of T; ours are those of its class."""
+    traced = mask_head(config=atmask_rcnn.get_config("r50"))
+    every = of_all_classes(traced, ()) + (CLASSES - 1) * 100 * ONE_CLASS
+    assert close(every / 100, "1.111")
+    assert sum(traced.parameters.values()) == 5_549_216
 
 
 # Settings of `model.maskplus`; of parts of the mask head, their parameters and GMACs: once an image, or of each RoI.

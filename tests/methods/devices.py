@@ -22,7 +22,10 @@ IMAGES = 8
 
 def config(method: str, dtype: str = "float32"):
     made = tiny.config(dtype)
-    made.method = method
+    if method == "atmask":
+        made.model.mask_head.name = method
+    else:
+        made.method = method
     return made
 
 

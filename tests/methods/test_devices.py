@@ -22,6 +22,7 @@ def test_the_whole_step_in_float64(differences):
 
 
 @pytest.mark.slow
-def test_the_whole_step_of_refining_in_float64():
-    found = simulated_devices.run("tests.methods.devices", 8, "step mr_rcnn")
-    assert found["step mr_rcnn"] < 1e-8
+@pytest.mark.parametrize("method", ["mr_rcnn", "atmask"])
+def test_the_whole_step_of_others_in_float64(method):
+    found = simulated_devices.run("tests.methods.devices", 8, f"step {method}")
+    assert found[f"step {method}"] < 1e-8
