@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ml_collections import ConfigDict
 
 
@@ -44,6 +46,18 @@ def take_args(arg: str | None, **spec) -> tuple[ConfigDict, str]:
     own = [t for t in tokens if t.partition("=")[0] in spec or t in words]
     rest = ",".join(t for t in tokens if t not in own)
     return parse_arg(",".join(own), **spec), rest
+
+
+def config_of(get_config: Callable[[str], ConfigDict], rest: str, more: str) -> ConfigDict:
+    """The config of the file that another one builds on. Where it does not know an argument, `more` is told too.
+
+    Raises:
+      UnknownArgumentError: with what both files allow.
+    """
+    try:
+        return get_config(rest)
+    except UnknownArgumentError as error:
+        raise UnknownArgumentError(f"{error} And of {more}.") from None
 
 
 def _bare(token: str, spec: dict) -> tuple[str, object]:

@@ -71,12 +71,8 @@ _SHARE = 5 / 9  # of the steps of Mask R-CNN that its schedule has
 
 def get_config(arg=None):
     own, rest = arguments.take_args(arg, row=tuple(ROWS), freeze=FREEZE)
-    try:
-        config = mask_rcnn.get_config(rest)
-    except arguments.UnknownArgumentError as error:
-        raise arguments.UnknownArgumentError(
-            f"{error} And of atmask_rcnn: {', '.join(ROWS)}, freeze={'|'.join(FREEZE)}."
-        ) from None
+    more = f"atmask_rcnn: {', '.join(ROWS)}, freeze={'|'.join(FREEZE)}"
+    config = arguments.config_of(mask_rcnn.get_config, rest, more)
     changes = ROWS[own.row]
     if changes is not None:
         config.model.mask_head.name = "atmask"

@@ -80,12 +80,8 @@ def get_config(arg=None):
         )
     plus = own.row.endswith("maskplus_plus")
     base = cascade_mask_rcnn if plus or own.cascade else mask_rcnn
-    try:
-        config = base.get_config(rest)
-    except arguments.UnknownArgumentError as error:
-        raise arguments.UnknownArgumentError(
-            f"{error} And of maskplus: {', '.join(ROWS)}, parts={'+'.join(PARTS)}, cascade."
-        ) from None
+    more = f"maskplus: {', '.join(ROWS)}, parts={'+'.join(PARTS)}, cascade"
+    config = arguments.config_of(base.get_config, rest, more)
     changes = ROWS[own.row] if own.parts == "all" else _parts(own.parts)
     channels = config.model.fpn.channels
     if changes.get("context"):  # small models have less channels

@@ -52,12 +52,8 @@ ROWS = {  # changes of `config.model`; None: plain Mask R-CNN
 def get_config(arg=None):
     arg = _X101.sub(r"\1x101_32x8d", arg or "")
     own, rest = arguments.take_args(arg, row=tuple(ROWS), end_to_end=False, freeze_vanilla=False)
-    try:
-        config = mask_rcnn.get_config(rest)
-    except arguments.UnknownArgumentError as error:
-        raise arguments.UnknownArgumentError(
-            f"{error} And of mr_rcnn: {', '.join(ROWS)}, end_to_end, freeze_vanilla."
-        ) from None
+    more = f"mr_rcnn: {', '.join(ROWS)}, end_to_end, freeze_vanilla"
+    config = arguments.config_of(mask_rcnn.get_config, rest, more)
     changes = ROWS[own.row]
     if changes is not None:
         config.method = "mr_rcnn"
