@@ -19,7 +19,7 @@ _ID_LIMIT = 2**63  # ids travel as int64; negative image ids mark entries that o
 
 
 def load(path: str) -> dict[str, Any]:
-    """Loads a COCO annotation file and checks its outer form.
+    """Loads a COCO annotation file and checks its outer form; images of LVIS, which have no `file_name`, get theirs.
 
     Raises:
       FileNotFoundError: no such file.
@@ -45,6 +45,7 @@ def load(path: str) -> dict[str, Any]:
         _check_list(path, data, key)
     if "annotations" in data:
         _check_list(path, data, "annotations")
+    _name_files(data["images"])
     _check_entries(path, "image", data["images"], _IMAGE_KEYS)
     _check_entries(path, "category", data["categories"], ("id", "name"))
     _check_images(path, data["images"])
@@ -60,6 +61,14 @@ def _check_list(path: str, data: Mapping[str, Any], key: str) -> None:
         raise ValueError(
             f"{path} is not a COCO annotation file: {key!r} must be a list of objects."
         )
+
+
+def _name_files(images: Sequence[dict[str, Any]]) -> None:
+    """LVIS tells only where on the web an image is, and its folder with that: .../train2017/000000391895.jpg."""
+    for entry in images:
+        url = entry.get("coco_url")
+        if entry.get("file_name") is None and isinstance(url, str):
+            entry["file_name"] = "/".join(url.split("/")[-2:])
 
 
 def _check_entries(

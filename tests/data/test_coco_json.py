@@ -163,6 +163,18 @@ def _without(key):
     return data
 
 
+def test_images_of_lvis_are_named_by_where_they_are_on_the_web(tmp_path):
+    config = coco_folder.write(tmp_path, coco_folder.content())
+    data = coco_folder.content()
+    for entry in data["images"]:
+        entry["coco_url"] = f"http://images.example.org/images/{entry.pop('file_name')}"
+    (tmp_path / "instances.json").write_text(json.dumps(data))
+    config.data.train.images = "."
+    source = sources.open_source(config.data, "train")
+    assert [info.file_name for info in source.infos] == [f"images/{i}.png" for i in (1, 2, 3)]
+    assert not any(info.missing for info in source.infos)
+
+
 @pytest.mark.parametrize(
     ("data", "named"),
     [
