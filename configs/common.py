@@ -42,6 +42,9 @@ def data() -> ConfigDict:
     config.flip = 0.5
     config.max_instances = 100  # objects kept per training image, the largest first
     config.max_crowds = 10
+    config.eroded_masks = (
+        0.0  # for brefine.boundary_on="image": masks lose this share of their box's diagonal
+    )
     config.mask_crop_size = 112  # side of the mask crops that travel to the device; a multiple of 8
     config.workers = 2  # grain worker processes; 0 loads in this process
     config.prefetch = 2  # batches a worker prepares ahead
@@ -99,14 +102,18 @@ def model() -> ConfigDict:
     config.box_head.norm = "none"  # of those: as backbone.norm, or none
     config.box_head.class_agnostic = False
     config.mask_head = ConfigDict()
-    config.mask_head.name = "fcn"  # or atmask
+    config.mask_head.name = "fcn"  # | atmask | brefine
     config.mask_head.pool = 14
     config.mask_head.convs = 4
     config.mask_head.channels = 256
     config.mask_head.norm = "none"
+    config.mask_head.source = "multi"  # pools by a RoI's size from P2..P5 | P2: always from that
+    # Of its logits (of atmask: those of P): ce: cross-entropy | balanced_ce | dice | focal | ce_dice | brce: BRefine's.
+    config.mask_head.loss = "ce"
     config.mask_head.soft_targets = False  # learn the share of a cell that is covered, not 0 or 1
     config.mask_head.class_agnostic = False
     config.atmask = atmask()
+    config.brefine = brefine()
     config.maskplus = maskplus()
     config.refine = refine()
     config.cascade = cascade()
@@ -139,6 +146,22 @@ def atmask() -> ConfigDict:
     config.lambda_bin = 2.0  # weight of the loss of B; 0: none
     config.binarise_on = "prob"  # P and T are probabilities | logit: they are logits
     config.infer_map = "B"  # the mask of a detection | P
+    return config
+
+
+def brefine() -> ConfigDict:
+    """The mask head of BRefine, `mask_head.name="brefine"`, and its loss, `mask_head.loss="brce"`, in every method."""
+    config = ConfigDict()
+    config.stages = 3  # with masks of 14x14 | 28x28 | 56x56
+    config.ram = (
+        "d123_res"  # residual-aware module: dilations 1, 2, 3 and a sum | d123 | d12 | d1 | none
+    )
+    config.upsample = "bilinear"  # between stages | deconv
+    config.fusion = "sum"  # of the main line and fine features | concat1x1
+    config.boundary_lambda = 1.0  # how much more a mask's inner edge counts; 0: plain cross-entropy
+    config.boundary_ratio = 0.02  # its width, as a share of the target's diagonal
+    config.boundary_on = "target"  # erodes that | image: data.eroded_masks, the object in the image
+    config.boundary_border = "zero"  # beyond the RoI is background | edge: as at its edge
     return config
 
 
@@ -193,27 +216,35 @@ def cascade() -> ConfigDict:
 
 
 def criterion() -> ConfigDict:
-    """Balanced sampling, cross-entropy and L1."""
+    """Balanced sampling, cross-entropy and L1; or ranking losses."""
     config = ConfigDict()
-    config.name = "softmax"
+    config.name = "softmax"  # | rank_sort: all candidates, ranked; see modeling/rank_sort
     config.rpn = ConfigDict()
     config.rpn.positive_iou = 0.7
     config.rpn.negative_iou = 0.3
     config.rpn.low_quality = "keep"  # an object's best anchor is positive: none | keep | reassign
     config.rpn.low_quality_iou = 0.0  # if its IoU is at least this
-    config.rpn.samples = 256  # anchors an image
-    config.rpn.positive_fraction = 0.5
+    config.rpn.samples = 256  # anchors an image; of softmax
+    config.rpn.positive_fraction = 0.5  # of softmax
     config.rpn.coder = (1.0, 1.0, 1.0, 1.0)
-    config.rpn.smooth_l1_beta = 0.0  # 0: L1
-    config.rpn.average = "slots"  # over samples x images, or "sampled": over those that there are
+    config.rpn.smooth_l1_beta = 0.0  # 0: L1; of softmax
+    # Of softmax: over samples x images, or "sampled": over those that there are.
+    config.rpn.average = "slots"
     config.roi = ConfigDict()
     config.roi.positive_iou = 0.5
     config.roi.low_quality = "none"
     config.roi.low_quality_iou = 0.0
-    config.roi.samples = 512  # proposals an image
-    config.roi.positive_fraction = 0.25
+    config.roi.samples = 512  # proposals an image; of softmax
+    config.roi.positive_fraction = 0.25  # of softmax
     config.roi.coder = (10.0, 10.0, 5.0, 5.0)
-    config.roi.smooth_l1_beta = 0.0
+    config.roi.smooth_l1_beta = 0.0  # of softmax
+    config.rank_sort = ConfigDict()
+    config.rank_sort.group = 2  # images that are ranked together
+    config.rank_sort.delta = 0.5  # half the width of the step between below and above, in logits
+    config.rank_sort.max_positives = 100  # an image, of which masks are learned
+    config.rank_sort.balance_masks = (
+        True  # against the box head's ranking; False: they count as they are
+    )
     # A background candidate that lies this far on a crowd region is ignored; above 1: never.
     config.crowd_iof = 0.5
     config.weights = ConfigDict(
@@ -298,6 +329,29 @@ def own_data(config: ConfigDict) -> None:
     config.data.keep_empty = True
 
 
+def lvis(config: ConfigDict) -> None:
+    """LVIS v1 on COCO's images, in COCO format: 1203 classes, up to 300 detections an image."""
+    for split in ("train", "val"):
+        config.data[split].images = "."
+        config.data[split].annotations = f"annotations/lvis_v1_{split}.json"
+    config.data.max_instances = 300
+    config.model.num_classes = 1203
+    config.model.test.max_detections = config.eval.max_detections = 300
+    config.model.test.score = 1e-4
+
+
+def cityscapes(config: ConfigDict) -> None:
+    """Cityscapes in COCO format, its 8 classes with instances, at full size."""
+    for split in ("train", "val"):
+        config.data[split].images = f"leftImg8bit/{split}"
+        config.data[split].annotations = f"annotations/instancesonly_filtered_gtFine_{split}.json"
+    config.data.buckets = ((1024, 2048),)
+    config.data.resize.short = tuple(range(800, 1025, 32))
+    config.data.resize.max = config.data.eval_resize.max = 2048
+    config.data.eval_resize.short = 1024
+    config.model.num_classes = 8
+
+
 def shapes_data(config: ConfigDict) -> None:
     """Drawn scenes of the size of photographs; there is nothing to download."""
     config.data.source = "shapes"
@@ -314,6 +368,15 @@ def from_scratch(config: ConfigDict) -> None:
     config.optim.clip_norm = 10.0
 
 
+def ranked(config: ConfigDict, *, score: float) -> None:
+    """Rank & Sort losses with the settings of the code of BRefine; `score`, from which on it counts detections."""
+    criterion = config.model.criterion
+    criterion.name = "rank_sort"
+    criterion.rpn.coder = (10.0, 10.0, 5.0, 5.0)
+    criterion.weights.rpn_objectness = criterion.weights.rpn_box = 0.2
+    config.model.test.score = score
+
+
 def small(config: ConfigDict) -> None:
     """A Mask R-CNN of about 4 million parameters that learns small data sets from nothing on a CPU."""
     from_scratch(config)
@@ -328,6 +391,7 @@ def small(config: ConfigDict) -> None:
     model.mask_head.channels, model.mask_head.convs = 64, 2
     model.criterion.rpn.samples = 128
     model.criterion.roi.samples = 64
+    model.criterion.rank_sort.max_positives = 16
     model.test.candidates = 600
     config.data.mask_crop_size = 56
     config.data.workers = 1

@@ -4,9 +4,10 @@
   python train.py --config=configs/mask_rcnn.py:r50,1x,coco,root=/data/coco --workdir=runs/r50 --config.init_from=...
 
 Arguments, each optional: `r18|r50|r101|x101_32x8d|x101_32x4d|r101_dcn|r101_dcnv2` (docs/models.md); schedule
-`1x|2x|3x`; data `own|coco|shapes`; `root=DIR`, where the images and the annotations are; `pretrained`; the scale,
-`small|runlocal`; the papers' own training recipes, `atmask|maskplus|mr_rcnn|brefine` (configs/recipes.py); and the
-conventions of other libraries, `torchvision|torchvision_v2|detectron2|mmdet`, see below.
+`1x|2x|3x`; data `own|coco|lvis|cityscapes|shapes`; `root=DIR`, where the images and the annotations are; `pretrained`;
+`ranked`, Rank & Sort losses in the place of sampling (docs/methods/brefine.md); the scale, `small|runlocal`; the
+papers' own training recipes, `atmask|maskplus|mr_rcnn|brefine` (configs/recipes.py); and the conventions of other
+libraries, `torchvision|torchvision_v2|detectron2|mmdet`, see below.
 
 `own` (what `root=DIR` alone means) is a folder of yours in COCO format: DIR/train, DIR/val (images),
 DIR/annotations/instances_train.json and instances_val.json, and test likewise if there is one. Classes come from the
@@ -17,6 +18,10 @@ JSON. It trains from nothing, with group norm, for a number of steps that you sh
 takes 2 x 2 samples a bin instead of an adaptive number; pixels are normalised as torchvision's weights want them (RGB,
 mean and deviation of ImageNet) and the stride of a bottleneck is in its 3x3 convolution, both settings; an object that
 no anchor touches makes no anchor positive; at most `model.test.candidates` (box, class) pairs enter the suppression.
+
+`lvis` and `cityscapes` are those, in COCO format. LVIS: DIR/annotations/lvis_v1_train.json and lvis_v1_val.json, images
+in DIR/train2017 and val2017. Cityscapes: instancesonly_filtered_gtFine_train.json and
+..._val.json in DIR/annotations, images in DIR/leftImg8bit/train and val. The rest is as for `coco`.
 
 `shapes` are drawn scenes, for trying things without a download. It trains from nothing, as `own`.
 
@@ -65,9 +70,10 @@ def get_config(arg=None):
         eps="",
         exact=False,
         schedule=("1x", "2x", "3x"),
-        data=("auto", "own", "coco", "shapes"),
+        data=("auto", "own", "coco", "lvis", "cityscapes", "shapes"),
         root="",
         pretrained=False,
+        ranked=False,
         small=False,
         runlocal=False,
     )
@@ -82,6 +88,8 @@ def get_config(arg=None):
     config.model.num_classes = 80
     _set_conventions(config, arg)
     _set_data(config, arg)
+    if arg.ranked:
+        common.ranked(config, score=0.6 if arg.data == "lvis" else 0.4)
     if arg.small:
         _small(config, arg)
     if arg.runlocal:
@@ -113,6 +121,8 @@ def _set_data(config, arg):
     own = arg.data == "own" or (arg.data == "auto" and arg.root)
     if own:
         common.own_data(config)
+    if arg.data in ("lvis", "cityscapes"):
+        getattr(common, arg.data)(config)
     if arg.data == "shapes":
         if arg.root:
             raise ValueError(f"Config argument root={arg.root!r}: `shapes` are drawn, not read.")

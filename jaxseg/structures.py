@@ -26,6 +26,8 @@ class Targets:
     # Crowd regions are no targets; background candidates that lie on them are ignored.
     crowd_boxes: Float[Array, "B M 4"]
     crowd_valid: Bool[Array, "B M"]
+    # The masks without their inner edge, in the same form; with `data.eroded_masks` alone.
+    eroded: UInt8[Array, "B N S S/8"] | None = None
 
 
 @flax.struct.dataclass

@@ -66,7 +66,7 @@ def test_errors_name_what_was_got_and_what_is_allowed(arg, words):
         assert word in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["mr_rcnn", "maskplus", "atmask_rcnn"])
+@pytest.mark.parametrize("name", ["mr_rcnn", "maskplus", "atmask_rcnn", "brefine"])
 def test_a_config_on_another_one_names_its_own_arguments_where_one_is_unknown(name):
     get_config = importlib.import_module(f"configs.{name}").get_config
     with pytest.raises(arguments.UnknownArgumentError, match=f"'bakcbone=r50'.*And of {name}: "):

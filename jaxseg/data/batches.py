@@ -23,10 +23,12 @@ class Options:
     max_instances: int
     max_crowds: int
     mask_crop_size: int
+    eroded_masks: float = 0.0  # runs of earlier versions have none
 
     @classmethod
     def of(cls, data: Any) -> Options:
-        values = {field.name: data[field.name] for field in dataclasses.fields(cls)}
+        there = (field.name for field in dataclasses.fields(cls) if field.name in data)
+        values = {name: data[name] for name in there}
         return cls(**values | {"buckets": tuple(tuple(bucket) for bucket in data.buckets)})
 
 
@@ -69,6 +71,7 @@ class Train:
                     max_instances=self._options.max_instances,
                     max_crowds=self._options.max_crowds,
                     mask_crop_size=self._options.mask_crop_size,
+                    eroded_masks=self._options.eroded_masks,
                 )
                 _put_objects(out, slot, objects)
         return {**out, "problems": json.dumps(problems)}
@@ -123,6 +126,8 @@ def _blank(
             "crowd_boxes": np.zeros((count, m, 4), np.float32),
             "crowd_valid": np.zeros((count, m), bool),
         }
+        if options.eroded_masks:
+            out["eroded"] = np.zeros_like(out["masks"])
     return out
 
 
@@ -156,5 +161,7 @@ def _put_objects(out: dict[str, np.ndarray], slot: int, objects: entries.Objects
     out["classes"][slot, :n] = objects.classes
     out["object_valid"][slot, :n] = True
     out["masks"][slot, :n] = objects.masks
+    if objects.eroded is not None:
+        out["eroded"][slot, :n] = objects.eroded
     out["crowd_boxes"][slot, :m] = objects.crowd_boxes
     out["crowd_valid"][slot, :m] = True

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from pycocotools import mask as mask_utils
 
 from jaxseg.data import geometry, rle
@@ -35,8 +36,43 @@ def crop(
     if isinstance(segmentation, tuple):
         return _polygons(segmentation, place, box, shape)
     region = place.back(box)
-    cells = _resample(segmentation, region, shape) > 0.5
+    read = functools.partial(rle.decode_columns, segmentation)
+    cells = _resample(read, segmentation["size"], region, shape) > 0.5
     return (cells[:, ::-1] if place.flip else cells).astype(np.uint8)
+
+
+def full(
+    segmentation: Any, place: geometry.Geometry, box: Float[np.ndarray, "4"]
+) -> tuple[UInt8[np.ndarray, "h w"], Int[np.ndarray, "2"]]:
+    """The part of a mask in `box` at the resolution of the moved image, and its origin (x, y), in whole pixels."""
+    low, high = np.floor(box[:2]).astype(int), np.ceil(box[2:]).astype(int)
+    region = np.concatenate((low, high)).astype(np.float64)
+    width, height = (int(side) for side in high - low)
+    return crop(segmentation, place, region, (height, width)), low
+
+
+def eroded(
+    segmentation: Any,
+    place: geometry.Geometry,
+    box: Float[np.ndarray, "4"],
+    shape: tuple[int, int],
+    share: float,
+) -> UInt8[np.ndarray, "h w"]:
+    """As `crop`, of the mask after erosion in the moved image.
+
+    By 3x3 squares, as often as `share` of the box's diagonal has pixels, at least once; outside of the box is
+    background.
+    """
+    mask, low = full(segmentation, place, box)
+    times = max(1, round(share * float(np.hypot(*(box[2:] - box[:2])))))
+    square, outside = (
+        np.ones((3, 3), np.uint8),
+        {"borderType": cv2.BORDER_CONSTANT, "borderValue": 0},
+    )
+    mask = cv2.erode(mask, square, iterations=times, **outside)
+    region = box - np.tile(low, 2)
+    cells = _resample(lambda start, end: mask[:, start:end], mask.shape, region, shape)
+    return (cells > 0.5).astype(np.uint8)
 
 
 def _polygons(polygons, place, box, shape):
@@ -56,13 +92,19 @@ def _polygons(polygons, place, box, shape):
 
 
 def _resample(
-    mask: Mapping[str, Any], region: Float[np.ndarray, "4"], shape: tuple[int, int]
+    read: Callable[[int, int], np.ndarray],
+    size: Sequence[int],
+    region: Float[np.ndarray, "4"],
+    shape: tuple[int, int],
 ) -> Float[np.ndarray, "h w"]:
-    """The mean (shrinking) or the linear interpolation (growing) of an RLE over a grid of cells on `region`."""
+    """The mean (shrinking) or the linear interpolation (growing) of a mask over a grid of cells on `region`.
+
+    `read` gives the columns of the mask from one to another.
+    """
     x0, y0, x1, y1 = map(float, region)
-    rows, row_weights = _weights(y0, y1, shape[0], mask["size"][0])
-    columns, column_weights = _weights(x0, x1, shape[1], mask["size"][1])
-    part = rle.decode_columns(mask, columns.start, columns.stop)[rows].astype(np.float32)
+    rows, row_weights = _weights(y0, y1, shape[0], size[0])
+    columns, column_weights = _weights(x0, x1, shape[1], size[1])
+    part = read(columns.start, columns.stop)[rows].astype(np.float32)
     # OpenCV's product, since that of NumPy starts threads, which workers on few cores pay for dearly.
     part = cv2.gemm(row_weights, part, 1, None, 0)
     return cv2.gemm(part, column_weights, 1, None, 0, flags=cv2.GEMM_2_T)

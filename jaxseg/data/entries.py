@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ class Objects:
     classes: Int[np.ndarray, "n"]
     masks: UInt8[np.ndarray, "n S S/8"]
     crowd_boxes: Float[np.ndarray, "m 4"]
+    eroded: UInt8[np.ndarray, "n S S/8"] | None = None  # without their inner edge
 
 
 def make_objects(
@@ -31,11 +32,13 @@ def make_objects(
     max_instances: int,
     max_crowds: int,
     mask_crop_size: int,
+    eroded_masks: float = 0.0,
 ) -> Objects:
     """Moves the objects of an image along with it.
 
     An object that is wholly in sight keeps its box; one that is cut gets the box around what is left of its mask, and
-    one with nothing left is dropped. Of too many objects the largest are kept.
+    one with nothing left is dropped. Of too many objects the largest are kept. With `eroded_masks` there are the masks
+    without that share of their diagonal too.
     """
     boxes = place.boxes(np.array([item.box for item in instances], np.float64).reshape(-1, 4))
     limit = np.array((place.size[1], place.size[0]) * 2, np.float64)
@@ -57,19 +60,28 @@ def make_objects(
     kept.sort(key=lambda entry: entry[0])
     crowds = [i for i, item in enumerate(instances) if item.crowd and seen[i]]
     crowds.sort(key=lambda i: -instances[i].area)
+    edgeless = None
+    if eroded_masks:
+        made = (
+            crops.eroded(instances[i].segmentation, place, box, shape, eroded_masks)
+            for i, box, _ in kept
+        )
+        edgeless = _packed(made, shape)
     return Objects(
         np.array([box for _, box, _ in kept], np.float32).reshape(-1, 4),
         np.array([instances[i].class_index for i, _, _ in kept], np.int32),
-        crops.pack(np.array([mask for *_, mask in kept], np.uint8).reshape(-1, *shape)),
+        _packed((mask for *_, mask in kept), shape),
         inside[crowds[:max_crowds]].astype(np.float32).reshape(-1, 4),
+        edgeless,
     )
+
+
+def _packed(masks: Iterable[np.ndarray], shape: tuple[int, int]) -> UInt8[np.ndarray, "n S S/8"]:
+    return crops.pack(np.array([*masks], np.uint8).reshape(-1, *shape))
 
 
 def _visible_box(segmentation: Any, place: geometry.Geometry, box: np.ndarray) -> np.ndarray | None:
     """The box around what is left of a mask inside `box`, at whole pixels of the network input."""
-    low = np.floor(box[:2]).astype(int)
-    high = np.ceil(box[2:]).astype(int)
-    region = np.concatenate((low, high)).astype(np.float64)
-    width, height = high - low
-    found = crops.extent(crops.crop(segmentation, place, region, (int(height), int(width))))
+    mask, low = crops.full(segmentation, place, box)
+    found = crops.extent(mask)
     return None if found is None else found + np.tile(low, 2)

@@ -76,7 +76,8 @@ class Batches(Iterator[HostBatch]):
         targets = None
         if "boxes" in raw:
             names = [field.name for field in dataclasses.fields(structures.Targets)]
-            fields = {name: raw["object_valid" if name == "valid" else name] for name in names}
+            keys = {name: "object_valid" if name == "valid" else name for name in names}
+            fields = {name: raw[key] for name, key in keys.items() if key in raw}
             targets = structures.Targets(**fields)
         batch = structures.Batch(raw["images"], raw["image_size"], raw["valid"], targets)
         return HostBatch(batch, raw["image_ids"], raw["original_size"], problems)

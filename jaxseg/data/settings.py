@@ -40,6 +40,9 @@ def check(data: Any) -> None:
             raise ValueError(
                 f"data.{key}={data[key]!r}: a whole number of at least {least} is needed."
             )
+    share = data.get("eroded_masks", 0.0)  # runs of earlier versions have none
+    if not _is_number(share) or not 0 <= share <= 0.5:
+        raise ValueError(f"data.eroded_masks={share!r}: a share is needed, 0 (none) to 0.5.")
     side = data.mask_crop_size
     if not _is_whole(side) or side < 8 or side % 8:
         raise ValueError(

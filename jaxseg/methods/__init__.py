@@ -10,7 +10,17 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg import config_keys
-from jaxseg.methods import atmask_rcnn, cascade_mask_rcnn, mask_rcnn, maskplus, mr_rcnn, settings
+from jaxseg.methods import (
+    atmask_rcnn,
+    brefine,
+    cascade_mask_rcnn,
+    mask_losses,
+    mask_rcnn,
+    maskplus,
+    mr_rcnn,
+    ranking,
+    settings,
+)
 from jaxseg.structures import Batch
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
@@ -18,7 +28,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "mr_rcnn": mr_rcnn.build,
     "cascade_mask_rcnn": cascade_mask_rcnn.build,
 }
-TRAINING_ONLY = (r"roi_heads/(refine_)?mask_head(_\d+)?/auxiliary",)  # what no detection needs
+SOURCE = {"mask_head.source": settings.one_of("multi", "P2")}  # runs of earlier versions have none
 RULES = {  # of the settings that only one method has
     "mr_rcnn": mr_rcnn.RULES,
     "cascade_mask_rcnn": cascade_mask_rcnn.RULES,
@@ -42,7 +52,8 @@ def build(config) -> nn.Module:
 def _rules(config) -> dict[str, settings.Rule]:
     """The method's own, and of the others those whose settings are there: runs of earlier versions lack later ones."""
     present = config_keys.keys(config.model)
-    groups = (*RULES.values(), maskplus.RULES, atmask_rcnn.RULES)
+    parts = (maskplus, atmask_rcnn, brefine, mask_losses, ranking)
+    groups = (*RULES.values(), *(part.RULES for part in parts), SOURCE)
     others = {k: v for rules in groups for k, v in rules.items()}
     return RULES.get(config.method, {}) | {k: v for k, v in others.items() if k in present}
 
@@ -71,9 +82,15 @@ def copies(config) -> dict[str, str]:
 
     An empty string instead of the other: such a module starts from its initialiser.
     """
-    more = (*maskplus.PARTS, *atmask_rcnn.PARTS)
+    more = (*maskplus.PARTS, *atmask_rcnn.PARTS, *brefine.PARTS)
     parts = {f"{head}/{part}": "" for head in _mask_heads(config) for part in more}
     return parts | (mr_rcnn.COPIES if config.method == "mr_rcnn" else {})
+
+
+def dispensable(config) -> dict[str, str]:
+    """Patterns of modules that weights may have and the model has not, with why they stay behind."""
+    parts = {"auxiliary": "for training alone"} | brefine.replaced(config.model)
+    return {rf"roi_heads/(refine_)?mask_head(_\d+)?/{part}": why for part, why in parts.items()}
 
 
 def left_out(config) -> dict[str, str]:

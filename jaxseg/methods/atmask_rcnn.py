@@ -26,7 +26,6 @@ from jaxseg.losses import mask as mask_losses
 from jaxseg.methods import settings
 from jaxseg.modeling import layers
 from jaxseg.modeling.mask_head import ClassConv, FCNMaskHead, MaskTargets
-from jaxseg.ops import levels
 from jaxseg.ops import masks as masks_lib
 from jaxseg.ops.roi_align import Pool
 from jaxseg.structures import MaskOutputs, Pyramid, RoIs
@@ -169,7 +168,7 @@ class ATMaskHead(FCNMaskHead):
         other, thresholds = branch(pyramid, rois, classes, features, train=train)
         if self.fusion is not None:
             main = self.fusion(name="fusion")(features, other, rois.stats, train=train)
-        logits = self._logits(main, rois, classes, train)
+        logits = self._logits(self._refined(main), rois, classes, train)
         extra = self._for_auxiliary(x, rois, classes, train) | {"thresholds": thresholds}
         return MaskOutputs(logits, features, extra)
 
@@ -207,14 +206,16 @@ class ATMaskHead(FCNMaskHead):
         return self.k * (p - t)
 
 
-def mask_head(model, *, pool: Pool, **fields) -> FCNMaskHead:
+def mask_head(model, pool: Pool, /, **fields) -> FCNMaskHead:
     """The mask head that `model.atmask` asks for; `fields` are those of the FCN head, which it is without thresholds.
+
+    `pool` is what thresholds are pooled by; `fields["pool"]` is the FCN head's.
 
     See `check` for settings that it cannot have.
     """
     wanted, size = model.atmask, model.mask_head.pool
     if not wanted.threshold:
-        return FCNMaskHead(pool=pool, **fields)
+        return FCNMaskHead(**fields)
     channels, dtype = fields["channels"], fields["dtype"]
     convolve = functools.partial(
         layers.roi_convolution, channels=channels, norm=fields["norm"], dtype=dtype
@@ -222,7 +223,7 @@ def mask_head(model, *, pool: Pool, **fields) -> FCNMaskHead:
     branch = functools.partial(
         ThresholdBranch,
         num_maps=fields["num_maps"],
-        pool=functools.partial(_pool_finest, pool) if wanted.thr_source == "P2" else pool,
+        pool=pool.finest if wanted.thr_source == "P2" else pool,
         pool_size=wanted.thr_pool,
         stride=wanted.thr_pool // size,
         p2t=wanted.p2t,
@@ -233,7 +234,6 @@ def mask_head(model, *, pool: Pool, **fields) -> FCNMaskHead:
         dtype=dtype,
     )
     return ATMaskHead(
-        pool=pool,
         threshold=branch,
         fusion=functools.partial(ProbabilityFusion, wanted.fuse, convolve) if wanted.t2p else None,
         k=wanted.k,
@@ -254,10 +254,6 @@ def loss_weights(model) -> dict[str, float]:
     return weights
 
 
-def _pool_finest(pool: Pool, pyramid: Pyramid, boxes: Array, size: int) -> Array:
-    return pool(levels.single(pyramid, 0), boxes, size)
-
-
 def _is_binarised(wanted) -> bool:
     return bool(wanted.lambda_bin) or wanted.infer_map == "B"
 
@@ -270,22 +266,15 @@ def check(model) -> None:
     if head.name != "atmask":
         return
     if "atmask" not in model:
-        raise ValueError(
-            "config.model.atmask is missing, which config.model.mask_head.name='atmask' needs: the config is of "
-            "another version of jaxseg."
-        )
+        raise settings.missing("config.model.atmask", "config.model.mask_head.name='atmask'")
     if model.atmask.threshold:
         _check_together(model)
 
 
 def _check_used(wanted, name: str) -> None:
     key = "config.model.atmask"
-    changed = [setting for setting, default in DEFAULTS.items() if wanted[setting] != default]
-    if name != "atmask" and changed:
-        raise ValueError(
-            f"{key}.{changed[0]}={wanted[changed[0]]!r} has no effect with config.model.mask_head.name={name!r}; give "
-            "name='atmask', or leave it at its default."
-        )
+    if name != "atmask":
+        settings.check_unused(key, wanted, DEFAULTS, f"config.model.mask_head.name={name!r}")
     fused, binary = wanted.p2t or wanted.t2p, _is_binarised(wanted)
     uses = {  # whether a setting has an effect, and what takes it away
         "fuse": (fused, "p2t=False and t2p=False"),

@@ -21,12 +21,12 @@ import jax
 from jaxtyping import Array, Float, Key
 
 from jaxseg.methods import mask_rcnn, settings
-from jaxseg.modeling.criterion import SampledSoftmax, Selection, Terms
+from jaxseg.modeling.criterion import MaskTerms, MatchingTask, Selection, Terms
 from jaxseg.modeling.roi_heads import (
     DetectionSettings,
     first_slots,
     likeliest_class,
-    mask_losses,
+    mask_terms,
     moving_classes,
     next_boxes,
     select_detections,
@@ -57,7 +57,7 @@ class CascadeTopology(nn.Module):
 
     box_head: Sequence[nn.Module]
     mask_head: nn.Module | Sequence[nn.Module]
-    tasks: Sequence[SampledSoftmax]
+    tasks: Sequence[MatchingTask]
     num_classes: int
     average: str
     test: DetectionSettings
@@ -70,8 +70,8 @@ class CascadeTopology(nn.Module):
         key: Key[Array, ""],
         *,
         train: bool,
-    ) -> tuple[Sequence[Terms], Mapping[str, Float[Array, ""]]]:
-        """The terms of every box head, and the losses of the mask head or heads."""
+    ) -> tuple[Sequence[Terms], Sequence[MaskTerms]]:
+        """The terms of every box head, and of the mask head or heads."""
         selection = self.tasks[0].select(key, proposals, targets, self.num_classes)
         stages = []
         for stage, head in enumerate(self.box_head):
@@ -87,10 +87,10 @@ class CascadeTopology(nn.Module):
             )
             for stage, (_, terms) in enumerate(stages)
         ]
-        masks: dict[str, Array] = {}
+        masks = []
         for (suffix, head), stage in zip(self._mask_heads().items(), stages, strict=False):
-            losses = self._mask_losses(head, pyramid, *stage, targets, train)
-            masks |= _suffixed(losses, suffix)
+            own = self._mask_terms(head, pyramid, *stage, targets, train)
+            masks.append(own.replace(losses=_suffixed(own.losses, suffix)))
         return terms, masks
 
     def detect(self, pyramid: Pyramid, proposals: RoIs) -> Detections:
@@ -122,11 +122,12 @@ class CascadeTopology(nn.Module):
         rois = RoIs(boxes, before.rois.valid, before.rois.valid & extended)
         return self.tasks[stage].relabel(rois, targets, self.num_classes)
 
-    def _mask_losses(self, head, pyramid, selection: Selection, terms: Terms, targets, train: bool):
+    def _mask_terms(self, head, pyramid, selection: Selection, terms: Terms, targets, train: bool):
         """On a stage's foreground: of at most as many RoIs an image as are sampled."""
         slots = first_slots(selection.positive, self.tasks[0].max_positives)
         foreground, weights = take_slots((selection, terms.mask_weights), slots)
-        return mask_losses(head, pyramid, foreground, weights, targets, train=train)
+        balance = terms.balance
+        return mask_terms(head, pyramid, foreground, weights, balance, targets, train=train)
 
     def _scores(self, logits: Sequence[Float[Array, "B R L"]]) -> Float[Array, "B R K"]:
         scores = self.tasks[-1].scores

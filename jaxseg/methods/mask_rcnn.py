@@ -16,15 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxseg.methods import atmask_rcnn, maskplus
-from jaxseg.modeling import box_head, criterion, fpn, layers, mask_head, norms, resnet, roi_heads
+from jaxseg.methods import atmask_rcnn, brefine, mask_losses, maskplus, ranking
+from jaxseg.modeling import box_head, criteria, fpn, layers, mask_head, norms, resnet, roi_heads
 from jaxseg.modeling import rpn as rpn_lib
+from jaxseg.modeling.criterion import Criterion
 from jaxseg.ops.roi_align import Pool, Sampling
 from jaxseg.structures import Batch, Detections, Pyramid
 
 MASK_HEADS = {
-    "fcn": lambda model, **fields: mask_head.FCNMaskHead(**fields),
+    "fcn": lambda model, pool, /, **fields: mask_head.FCNMaskHead(**fields),
     "atmask": atmask_rcnn.mask_head,
+    "brefine": brefine.mask_head,
 }
 
 
@@ -35,7 +37,7 @@ class MaskRCNN(nn.Module):
     fpn: nn.Module
     rpn: rpn_lib.RPN
     roi_heads: nn.Module
-    criterion: criterion.SoftmaxCriterion
+    criterion: Criterion
     pixel_mean: Sequence[float]
     pixel_std: Sequence[float]
     dtype: jnp.dtype = jnp.float32
@@ -58,10 +60,10 @@ class MaskRCNN(nn.Module):
         selection = self.criterion.rpn.select(anchor_key, anchors, candidates, targets)
         rpn_terms = self.criterion.rpn.loss(logits, deltas, selection)
 
-        terms, mask_losses = self.roi_heads.losses(
+        terms, masks = self.roi_heads.losses(
             _for_rois(pyramid), proposals, targets, roi_key, train=train
         )
-        return self.criterion.total((rpn_terms, *terms), mask_losses, step)
+        return self.criterion.total((rpn_terms, *terms), masks, step)
 
     def detect(self, batch: Batch) -> Detections:
         """Instances of each image, in pixels of the network input. Entries that are not valid have none."""
@@ -104,9 +106,12 @@ def build(config) -> MaskRCNN:
     """The model of `config` (the whole config; `config.model.num_classes` > 0)."""
     model = config.model
     atmask_rcnn.check(model)
+    brefine.check(model)
+    mask_losses.check(config)
+    ranking.check(config)
     dtype = jnp.dtype(model.dtype)
     num_classes = model.num_classes
-    losses = criterion.CRITERIA[model.criterion.name](model.criterion)
+    losses = criteria.CRITERIA[model.criterion.name](model)
     losses = dataclasses.replace(
         losses,
         weights=atmask_rcnn.loss_weights(model),
@@ -179,16 +184,19 @@ def build(config) -> MaskRCNN:
     )
 
 
-def _mask_head(model, pool, dtype) -> nn.Module:
+def _mask_head(model, pool: Pool, dtype) -> nn.Module:
     num_maps = 1 if model.mask_head.class_agnostic else model.num_classes
+    source = model.mask_head.get("source", "multi")
     return MASK_HEADS[model.mask_head.name](
         model,
+        pool,
         num_maps=num_maps,
-        pool=pool,
+        pool=pool.finest if source == "P2" else pool,
         pool_size=model.mask_head.pool,
         channels=model.mask_head.channels,
         convs=model.mask_head.convs,
         norm=norms.by_name(model.mask_head.norm),
+        loss=mask_losses.of(model),
         soft_targets=model.mask_head.soft_targets,
         dtype=dtype,
         **maskplus.parts(model, pool, num_maps, dtype),

@@ -23,13 +23,13 @@ from jaxtyping import Array, Float, Key
 
 from jaxseg.methods import mask_rcnn, settings
 from jaxseg.modeling import layers
-from jaxseg.modeling.criterion import SampledSoftmax, Selection, Terms
+from jaxseg.modeling.criterion import MaskTerms, MatchingTask, Selection, Terms
 from jaxseg.modeling.mask_head import MaskTargets
 from jaxseg.modeling.roi_heads import (
     DetectionSettings,
+    averaged,
     first_slots,
     likeliest_class,
-    means,
     moving_classes,
     next_boxes,
     select_detections,
@@ -93,8 +93,8 @@ class RefiningTopology(nn.Module):
     refine_mask_head: nn.Module
     flow: nn.Module | None
     guided_pool: Callable[..., Array] | None
-    task: SampledSoftmax
-    refine_task: SampledSoftmax
+    task: MatchingTask
+    refine_task: MatchingTask
     num_classes: int
     test: DetectionSettings
     switches: Switches
@@ -107,8 +107,8 @@ class RefiningTopology(nn.Module):
         key: Key[Array, ""],
         *,
         train: bool,
-    ) -> tuple[Sequence[Terms], Mapping[str, Float[Array, ""]]]:
-        """The terms of both box heads, and the losses of both mask heads."""
+    ) -> tuple[Sequence[Terms], Sequence[MaskTerms]]:
+        """The terms of both box heads, and of both mask heads."""
         selection = self.task.select(key, proposals, targets, self.num_classes)
         logits, deltas = self.box_head(pyramid, selection.rois, train=train)
         terms = self.task.loss(logits, deltas, selection)
@@ -118,15 +118,15 @@ class RefiningTopology(nn.Module):
         boxes = self._decode(deltas, classes, selection.rois.boxes, pyramid)
         rois = RoIs(boxes, selection.rois.valid, selection.positive)
         outputs = self.mask_head(pyramid, rois, classes, train=train)
-        mask_losses = self._first_mask_losses(outputs, selection, boxes, terms, targets)
+        masks = self._first_mask_terms(outputs, selection, boxes, terms, targets)
 
         again = self._relabel(selection, boxes, targets)
         refined_logits, refined_deltas = self._refine(pyramid, again.rois, outputs, train)
         refined = self._refined_terms(logits, refined_logits, refined_deltas, again)
-        mask_losses |= self._refined_mask_losses(
+        refined_masks = self._refined_mask_terms(
             pyramid, again, outputs, refined_deltas, refined, targets, train
         )
-        return (terms, refined), mask_losses
+        return (terms, refined), (masks, refined_masks)
 
     def detect(self, pyramid: Pyramid, proposals: RoIs) -> Detections:
         """The box heads' fused scores on the refined boxes, suppression, and the refined masks of what is left."""
@@ -213,16 +213,17 @@ class RefiningTopology(nn.Module):
         log = {k: v for k, v in terms.log.items() if self.switches.cls or k != "roi_accuracy"}
         return terms.replace(losses=_prefixed(losses), log=_prefixed(log))
 
-    def _first_mask_losses(self, outputs, selection: Selection, boxes, terms: Terms, targets):
+    def _first_mask_terms(self, outputs, selection: Selection, boxes, terms: Terms, targets):
         """The vanilla mask head's, on B. All positives lie in the first slots."""
         first = jax.tree.map(
             lambda x: x[:, : self.task.max_positives],
             (outputs, selection.matched, boxes, terms.mask_weights),
         )
         outputs, matched, boxes, weights = first
-        return means(self.mask_head.losses(outputs, MaskTargets(targets, matched, boxes)), weights)
+        losses = self.mask_head.losses(outputs, MaskTargets(targets, matched, boxes))
+        return averaged(losses, weights, terms.balance)
 
-    def _refined_mask_losses(
+    def _refined_mask_terms(
         self, pyramid, again: Selection, outputs, deltas, terms: Terms, targets, train: bool
     ):
         """The refining mask head's, on B^r of the foreground: of at most as many RoIs an image as were sampled."""
@@ -234,7 +235,8 @@ class RefiningTopology(nn.Module):
         context = self._context(pyramid, rois, picked.classes, features)
         refined = self.refine_mask_head(pyramid, rois, picked.classes, context=context, train=train)
         wanted = MaskTargets(targets, picked.matched, boxes)
-        return _prefixed(means(self.refine_mask_head.losses(refined, wanted), weights))
+        losses = _prefixed(self.refine_mask_head.losses(refined, wanted))
+        return averaged(losses, weights, terms.balance)
 
     def _context(
         self,

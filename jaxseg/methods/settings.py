@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from jaxseg.modeling import criterion, deform_conv, norms, resnet
+from jaxseg.modeling import criteria, deform_conv, norms, resnet
 from jaxseg.ops import matching, roi_align
 
 PASTES = ("continuous", "torchvision")  # see evaluation.results.paste_region
@@ -101,14 +101,14 @@ RULES: Mapping[str, Rule] = {
     "box_head.channels": whole(1),
     "box_head.norm": one_of(*norms.NORMS),
     "box_head.class_agnostic": FLAG,
-    "mask_head.name": one_of("fcn", "atmask"),
+    "mask_head.name": one_of("fcn", "atmask", "brefine"),
     "mask_head.pool": whole(1),
     "mask_head.convs": whole(0),
     "mask_head.channels": whole(1),
     "mask_head.norm": one_of(*norms.NORMS),
     "mask_head.soft_targets": FLAG,
     "mask_head.class_agnostic": FLAG,
-    "criterion.name": one_of(*criterion.CRITERIA),
+    "criterion.name": one_of(*criteria.CRITERIA),
     "criterion.rpn.positive_iou": SHARE,
     "criterion.rpn.negative_iou": SHARE,
     "criterion.rpn.low_quality": one_of(*matching.LOW_QUALITY),
@@ -151,6 +151,30 @@ def check_used(group: str, values: ConfigDict, *cases: tuple[str, Any, bool, str
             raise ValueError(
                 f"{group}.{key}={values[key]!r} has no effect with {group}.{because}; leave one of them at its default."
             )
+
+
+def check_unused(group: str, values: ConfigDict, defaults: Mapping[str, Any], because: str) -> None:
+    """Refuses settings of a part that is not there.
+
+    Args:
+      defaults: the settings.
+      because: the key and the value that leave the part out: "config.model.mask_head.name='fcn'".
+
+    Raises:
+      ValueError: one of them is not at its default.
+    """
+    for key, default in defaults.items():
+        if values[key] != default:
+            raise ValueError(
+                f"{group}.{key}={values[key]!r} has no effect with {because}; leave one of them at its default."
+            )
+
+
+def missing(group: str, because: str) -> ValueError:
+    """The error for a group of settings that `because`, a key and its value, needs."""
+    return ValueError(
+        f"{group} is missing, which {because} needs: the config is of another version of jaxseg."
+    )
 
 
 def validate(config: ConfigDict, more: Mapping[str, Rule] = MappingProxyType({})) -> None:

@@ -25,10 +25,11 @@ def conv(
     init=msra,
     dtype=jnp.float32,
     groups: int = 1,
+    dilation: int = 1,
     name: str | None = None,
 ) -> nn.Conv:
-    """A square NHWC convolution, padded by (kernel - 1) / 2 on all sides at every stride, as torch does."""
-    pad = (kernel - 1) // 2
+    """A square NHWC convolution, padded by (kernel - 1) / 2 (times the dilation) on all sides, as torch does."""
+    pad = (kernel - 1) // 2 * dilation
     return nn.Conv(
         channels,
         (kernel, kernel),
@@ -37,6 +38,7 @@ def conv(
         use_bias=bias,
         kernel_init=init,
         feature_group_count=groups,
+        kernel_dilation=dilation,
         dtype=dtype,
         name=name,
     )

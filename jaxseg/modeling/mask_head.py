@@ -9,6 +9,7 @@ It gets the pyramid and the boxes, not pooled features, because heads sample dif
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -46,6 +47,17 @@ class MaskTargets:
         """0/1 targets: `soft_masks` at one half, as Detectron2 and MMDetection binarise bitmap masks."""
         return (self.soft_masks(size, boxes) >= 0.5).astype(jnp.float32)
 
+    def eroded(self, size: int) -> Float[Array, "B R S S"]:
+        """0/1: the objects without their inner edge.
+
+        Raises:
+          ValueError: the batch was made without `data.eroded_masks`.
+        """
+        if self.targets.eroded is None:
+            raise ValueError("These targets have no eroded masks: set config.data.eroded_masks.")
+        eroded = self.targets.replace(masks=self.targets.eroded)
+        return dataclasses.replace(self, targets=eroded).masks(size)
+
 
 class ClassConv(nn.Module):
     """A 1x1 convolution to K maps that computes only the wanted one: (B, R, h, w) logits, never K of them.
@@ -70,6 +82,17 @@ class ClassConv(nn.Module):
         return precision.at_least_float32(logits)
 
 
+MaskLoss = Callable[[Array, Array, MaskTargets], Array]
+
+
+def cross_entropy(
+    logits: Float[Array, "B R S S"], wanted: Float[Array, "B R S S"], targets: MaskTargets
+) -> Float[Array, "B R"]:
+    """Binary cross-entropy, the mean over each RoI's pixels."""
+    del targets
+    return mask_losses.binary_cross_entropy(logits, wanted)
+
+
 # Names of maps in the order of pictures: probabilities first, the mask that is made of them last.
 MAPS = ("P", "T", "edge", "B")
 
@@ -80,6 +103,7 @@ class FCNMaskHead(nn.Module):
     Attributes:
       num_maps: K, or 1 for class-agnostic masks.
       pool: RoIAlign on a pyramid.
+      loss: (logits, what is wanted at their size, targets) -> (B, R); binary cross-entropy by default.
       soft_targets: learns the share of each cell that the object covers, as torchvision does, instead of 0 or 1.
       infer_map: which of its `maps` is the mask.
 
@@ -98,6 +122,7 @@ class FCNMaskHead(nn.Module):
     channels: int = 256
     convs: int = 4
     norm: Callable[..., nn.Module] = norms.Identity
+    loss: MaskLoss = cross_entropy
     soft_targets: bool = False
     infer_map: str = "P"
     image_context: Callable[..., nn.Module] | None = None
@@ -124,7 +149,7 @@ class FCNMaskHead(nn.Module):
         """Logits at twice the pooled size. `context` is added to the pooled features."""
         x = self._pooled(pyramid, rois, context)
         features = self._trunk(x, rois, train)
-        logits = self._logits(features, rois, classes, train)
+        logits = self._logits(self._refined(features), rois, classes, train)
         return MaskOutputs(logits, features, self._for_auxiliary(x, rois, classes, train))
 
     def _pooled(self, pyramid: Pyramid, rois: RoIs, context: Array | None) -> Array:
@@ -146,10 +171,13 @@ class FCNMaskHead(nn.Module):
             dtype=self.dtype,
         )
 
+    def _refined(self, x: Array) -> Array:
+        if self.feature_refinement is None:
+            return x
+        return layers.of_rois(self.feature_refinement(name="feature_refinement"), x)
+
     def _logits(self, x: Array, rois: RoIs, classes: Array | None, train: bool) -> Array:
         """Of features on the main line."""
-        if self.feature_refinement is not None:
-            x = layers.of_rois(self.feature_refinement(name="feature_refinement"), x)
         if self.upsample:
             x = layers.roi_deconvolution(x, self.channels, dtype=self.dtype, name="deconv")
         predictor = ClassConv(self.num_maps, self.dtype, name="predictor")
@@ -165,7 +193,7 @@ class FCNMaskHead(nn.Module):
         return {"pooled": x, "rois": rois, "classes": classes}
 
     def losses(self, outputs: MaskOutputs, targets: MaskTargets) -> dict[str, Float[Array, "B R"]]:
-        """Binary cross-entropy, the mean over each RoI's pixels; that of the auxiliary branch is `mask_auxiliary`."""
+        """`loss` of the logits; that of the auxiliary branch is `mask_auxiliary`."""
         losses = {"mask": self._loss(outputs.logits, targets)}
         if "pooled" in outputs.extra:
             seen = (outputs.extra[name] for name in ("pooled", "rois", "classes"))
@@ -173,7 +201,7 @@ class FCNMaskHead(nn.Module):
         return losses
 
     def _loss(self, logits: Float[Array, "B R S S"], targets: MaskTargets) -> Float[Array, "B R"]:
-        return mask_losses.binary_cross_entropy(logits, self._wanted(targets, logits.shape[-1]))
+        return self.loss(logits, self._wanted(targets, logits.shape[-1]), targets)
 
     def _wanted(self, targets: MaskTargets, size: int) -> Float[Array, "B R S S"]:
         return targets.soft_masks(size) if self.soft_targets else targets.masks(size)

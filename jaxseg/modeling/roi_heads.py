@@ -1,7 +1,7 @@
 """The topology seam: how box and mask heads are wired between proposals and results.
 
 A topology is a linen module with
-  losses(pyramid, proposals, targets, key, *, train) -> (terms, mask_losses)   for the criterion's `total`
+  losses(pyramid, proposals, targets, key, *, train) -> (terms, masks), for the criterion's `total`
   detect(pyramid, proposals) -> Detections
 Here is the single topology of Mask R-CNN: one box head, then one mask head on what it found.
 """
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxseg.modeling.criterion import SampledSoftmax, Selection, Terms, of_class
+from jaxseg.modeling.criterion import Balance, MaskTerms, MatchingTask, Selection, Terms, of_class
 from jaxseg.modeling.mask_head import MaskTargets
 from jaxseg.ops import boxes as boxes_lib
 from jaxseg.ops import nms as nms_lib
@@ -42,7 +42,7 @@ class SingleTopology(nn.Module):
 
     box_head: nn.Module
     mask_head: nn.Module
-    task: SampledSoftmax
+    task: MatchingTask
     num_classes: int
     test: DetectionSettings
 
@@ -54,19 +54,19 @@ class SingleTopology(nn.Module):
         key: Key[Array, ""],
         *,
         train: bool,
-    ) -> tuple[Sequence[Terms], Mapping[str, Float[Array, ""]]]:
-        """The box task's terms, and the mask head's losses averaged over the foreground of the global batch."""
+    ) -> tuple[Sequence[Terms], Sequence[MaskTerms]]:
+        """The terms of the box task and of the mask head."""
         selection = self.task.select(key, proposals, targets, self.num_classes)
         logits, deltas = self.box_head(pyramid, selection.rois, train=train)
         terms = self.task.loss(logits, deltas, selection)
-        return (terms,), self._mask_losses(pyramid, selection, terms, targets, train)
-
-    def _mask_losses(self, pyramid, selection: Selection, terms: Terms, targets, train):
-        # All positives lie in the first slots: the others need no masks.
+        # Masks are learned of the first slots alone, where positives lie.
         first, weights = jax.tree.map(
             lambda x: x[:, : self.task.max_positives], (selection, terms.mask_weights)
         )
-        return mask_losses(self.mask_head, pyramid, first, weights, targets, train=train)
+        masks = mask_terms(
+            self.mask_head, pyramid, first, weights, terms.balance, targets, train=train
+        )
+        return (terms,), (masks,)
 
     def detect(self, pyramid: Pyramid, proposals: RoIs) -> Detections:
         """Scores, boxes, per-class suppression; then masks on the boxes that are left."""
@@ -81,34 +81,29 @@ class SingleTopology(nn.Module):
         return Detections(boxes, scores, classes, valid, self.mask_head.probabilities(outputs))
 
 
-def mask_losses(
+def mask_terms(
     head: nn.Module,
     pyramid: Pyramid,
     foreground: Selection,
     weights: Float[Array, "B P"],
+    balance: Balance,
     targets: Targets,
     *,
     train: bool,
-) -> dict[str, Float[Array, ""]]:
-    """A mask head's losses on the positive RoIs of a selection, averaged over the global batch."""
+) -> MaskTerms:
+    """A mask head's losses on the positive RoIs of a selection."""
     positive = foreground.positive
     rois = RoIs(foreground.rois.boxes, foreground.rois.valid & positive, positive)
     outputs = head(pyramid, rois, foreground.classes, train=train)
     wanted = MaskTargets(targets, foreground.matched, rois.boxes)
-    return means(head.losses(outputs, wanted), weights)
+    return averaged(head.losses(outputs, wanted), weights, balance)
 
 
-def means(
-    losses: Mapping[str, Float[Array, "B R"]], weights: Float[Array, "B R"]
-) -> dict[str, Float[Array, ""]]:
-    """The weighted mean of each of a mask head's losses."""
-    return {name: weighted_mean(values, weights) for name, values in losses.items()}
-
-
-def weighted_mean(values: Float[Array, "B R"], weights: Float[Array, "B R"]) -> Float[Array, ""]:
-    """sum(w v) / sum(w) over the global batch; 0 where no weight is."""
-    total = jnp.where(weights > 0, values * weights, 0.0).sum()
-    return total / jnp.maximum(weights.sum(), 1e-6)
+def averaged(
+    losses: Mapping[str, Float[Array, "B R"]], weights: Float[Array, "B R"], balance: Balance
+) -> MaskTerms:
+    """A mask head's losses of RoIs as means."""
+    return MaskTerms({name: balance.mean(loss, weights) for name, loss in losses.items()}, balance)
 
 
 def likeliest_class(logits: Float[Array, "B R L"], num_classes: int) -> Int[Array, "B R"]:

@@ -48,6 +48,11 @@ def iou(a: Shaped[Array, "... N 4"], b: Shaped[Array, "... M 4"]) -> Float[Array
     return _ratio(shared, area(a)[..., :, None] + area(b)[..., None, :] - shared)
 
 
+def paired_iou(a: Shaped[Array, "*B 4"], b: Shaped[Array, "*B 4"]) -> Float[Array, "*B"]:
+    """Intersection over union of each box of `a` with that of `b` at its place."""
+    return iou(a[..., None, :], b[..., None, :])[..., 0, 0]
+
+
 def iof(a: Shaped[Array, "... N 4"], b: Shaped[Array, "... M 4"]) -> Float[Array, "... N M"]:
     """The part of every box of `a` that lies on each box of `b`; 0 for a box without area."""
     shared = intersection(a, b)

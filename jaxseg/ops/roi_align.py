@@ -79,6 +79,12 @@ class Pool:
     ) -> Float[Array, "B R S S C"]:
         return roi_align(pyramid, boxes, output_size, **vars(self))
 
+    def finest(
+        self, pyramid: Pyramid, boxes: Float[Array, "B R 4"], output_size: int
+    ) -> Float[Array, "B R S S C"]:
+        """`roi_align` of the finest level alone, whatever the size of the boxes."""
+        return self(levels_lib.single(pyramid, 0), boxes, output_size)
+
     def shape_aware(
         self,
         pyramid: Pyramid,

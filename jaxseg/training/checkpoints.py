@@ -228,13 +228,13 @@ def init_from(
     *,
     class_layers: Sequence[str],
     copies: Mapping[str, str] = MappingProxyType({}),
-    training_only: Sequence[str] = (),
+    dispensable: Mapping[str, str] = MappingProxyType({}),
 ) -> starting.Start:
     """What a new run takes over from another run's newest checkpoint.
 
     Where the classes differ from that run's, the layers that `class_layers` names start anew. Modules that the run
-    lacks are copies of others as `copies` says, see `methods.copies` and `paths.copies_of`. What `training_only` names
-    stays behind where the new model has none.
+    lacks are copies of others as `copies` says, see `methods.copies` and `paths.copies_of`. What is `dispensable` stays
+    behind where the new model has none, see `methods.dispensable`.
 
     Args:
       folder: the other run's work directory.
@@ -256,7 +256,7 @@ def init_from(
             like,
             renewed=renewed,
             copies=copies,
-            training_only=training_only,
+            dispensable=dispensable,
         )
     except ValueError as error:
         found = f"checkpoint {step} of config.init_from={str(folder)!r}"
@@ -275,12 +275,19 @@ def init_from(
         ) from error
 
 
+# Of the criterion, the name alone says how many outputs a classifier has.
+_OF_NO_LAYER = (
+    "model.test.",
+    *(f"model.criterion.{k}" for k in ("rpn.", "roi.", "rank_sort.", "weights.", "crowd_iof")),
+)
+
+
 def _settings_that_differ(before: ConfigDict, config: ConfigDict) -> str:
     """A sentence about those that make another model than the run with the config `before` has."""
     differ = {
         key: (old, new)
         for key, (old, new) in workdir.differences(before, config).items()
-        if key.startswith("model.") and not key.startswith(("model.test.", "model.criterion."))
+        if key.startswith("model.") and not key.startswith(_OF_NO_LAYER)
         # A key that came later says nothing about the run's model.
         if old != "absent" and key not in ("model.num_classes", "model.dtype", "model.roi_align")
     }

@@ -151,8 +151,7 @@ def plan_state(
         run in `folder` would go on with other settings of the model than it began with.
       OSError: there is no run and no file in `config.init_from`, and it is needed.
     """
-    batch = states.example_batch(config, mesh.size)
-    init = lambda: states.init_variables(model, batch, config.seed)  # noqa: E731
+    init = functools.partial(_initial_variables, config, model)
     params, batch_stats = jax.eval_shape(init)
     transform, schedule = optimizer.make(config, params)
     create = lambda p, s: states.create(p, s, transform, ema=config.optim.ema > 0)  # noqa: E731
@@ -170,6 +169,12 @@ def plan_state(
     _check_same_model(folder, changed, functools.partial(_is_start, config, shapes, categories))
     _check_mask_weight(folder, config, changed)
     return dataclasses.replace(plan, changed=changed)
+
+
+def _initial_variables(config: ConfigDict, model: nn.Module) -> tuple[Any, Any]:
+    """Of a batch as large as what is computed at once, which devices and rankings divide."""
+    images = config.train.batch_size // config.optim.accumulate
+    return states.init_variables(model, states.example_batch(config, images), config.seed)
 
 
 def _check_mask_weight(
@@ -261,7 +266,7 @@ def _read_start(
         categories,
         class_layers=methods.class_layers(config),
         copies=methods.copies(config),
-        training_only=methods.TRAINING_ONLY,
+        dispensable=methods.dispensable(config),
     )
     untrained = start.untrained(config.init_from) & set(found.values)
     told = (*found.told, *starting.untrained_lines(untrained, found), *_conventions(config))
@@ -360,7 +365,10 @@ def first_state(
 def _conventions(config: ConfigDict) -> list[str]:
     """Warnings about settings with which the run in `config.init_from` gave its weights another meaning."""
     before, _ = workdir.load_run(config.init_from)
-    parts = ("model.backbone.", "model.pixel_", "model.roi_sampling.", "model.rpn.", "model.fpn.")
+    parts = ("backbone.", "pixel_", "roi_sampling.", "rpn.", "fpn.")
+    parts = tuple(
+        f"model.{part}" for part in (*parts, "criterion.rpn.coder", "criterion.roi.coder")
+    )
     return [
         f"Warning: the weights were made with {key}={old!r}, and this config has {new!r}."
         for key, (old, new) in workdir.differences(before, config).items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ def of_run(
     *,
     renewed: Collection[str] = (),
     copies: Mapping[str, str],
-    training_only: Sequence[str] = (),
+    dispensable: Mapping[str, str] = MappingProxyType({}),
 ) -> Start:
     """A start out of another run's variables.
 
@@ -75,12 +76,12 @@ def of_run(
       like: the shapes of ours.
       renewed: paths of class layers that start anew.
       copies: see `methods.copies`.
-      training_only: patterns of what `like` may lack, since no detection needs it; see `methods.TRAINING_ONLY`.
+      dispensable: patterns of what `like` may lack, with why; see `methods.dispensable`.
 
     Raises:
       ValueError: what is there does not fit what is wanted; up to `SHOWN` variables are named with both shapes.
     """
-    left = [p for p in saved if p not in like and paths.matches(p.partition("/")[2], training_only)]
+    left = {p: why for p in saved if p not in like and (why := _why_left(p, dispensable))}
     saved = {p: value for p, value in saved.items() if p not in left}
     sources = paths.copies_of(like, saved, copies, renewed)
     copied = {path: source for path, source in sources.items() if source}
@@ -100,11 +101,17 @@ def of_run(
     return Start(values, copied, initial, told)
 
 
-def left_lines(left: Collection[str], others: Collection[str]) -> list[str]:
-    """What the user should know of what is not taken over, a line for each module."""
-    if not left:
-        return []
-    return [f"left     {len(left)}: for training alone ({few(paths.modules(left, others))})"]
+def _why_left(path: str, dispensable: Mapping[str, str]) -> str | None:
+    inner = path.partition("/")[2]
+    return next((why for p, why in dispensable.items() if paths.matches(inner, (p,))), None)
+
+
+def left_lines(left: Mapping[str, str], others: Collection[str]) -> list[str]:
+    """What the user should know of what is not taken over, a line for each reason."""
+    return [
+        f"left     {len(own)}: {why} ({few(paths.modules(own, others))})"
+        for why, own in by_reason(left).items()
+    ]
 
 
 def copied_lines(copied: Mapping[str, str], others: Collection[str]) -> list[str]:

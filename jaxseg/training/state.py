@@ -32,6 +32,7 @@ def example_batch(config: ConfigDict, batch_size: int = 1) -> structures.Batch:
     objects, crowds = config.data.max_instances, config.data.max_crowds
     side = config.data.mask_crop_size
     b = batch_size
+    masks = jnp.zeros((b, objects, side, side // 8), jnp.uint8)
     return structures.Batch(
         images=jnp.zeros((b, height, width, 3), jnp.uint8),
         image_size=jnp.tile(jnp.asarray([height, width], jnp.float32), (b, 1)),
@@ -40,9 +41,10 @@ def example_batch(config: ConfigDict, batch_size: int = 1) -> structures.Batch:
             boxes=jnp.zeros((b, objects, 4), jnp.float32),
             classes=jnp.zeros((b, objects), jnp.int32),
             valid=jnp.zeros((b, objects), bool),
-            masks=jnp.zeros((b, objects, side, side // 8), jnp.uint8),
+            masks=masks,
             crowd_boxes=jnp.zeros((b, crowds, 4), jnp.float32),
             crowd_valid=jnp.zeros((b, crowds), bool),
+            eroded=masks if config.data.get("eroded_masks") else None,
         ),
     )
 

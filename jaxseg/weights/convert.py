@@ -110,7 +110,7 @@ def fill(
     faults = [f"{n} is there in two spellings" for n in source if found[modern[n]] != n]
     values, used, constant, unfit = _assign(source, found, entries, like, layout, config)
     faults += unfit
-    ignored, superfluous = _leftovers(found, used, layout, ignore, chosen)
+    ignored, superfluous = _leftovers(found, used, layout, ignore, chosen, config)
     left_out = _left_out(layout, config)
     for name in superfluous:
         why = next((f": {why}" for x, why in left_out.items() if modern[name].startswith(x)), "")
@@ -339,6 +339,7 @@ def _leftovers(
     layout: Layout,
     ignore: Sequence[str],
     chosen: Classes | None,
+    config: ConfigDict,
 ) -> tuple[dict[str, str], list[str]]:
     """(ignored names with the reason, names that nobody expects), of the file's arrays that are not used."""
     ignored: dict[str, str] = {}
@@ -353,10 +354,21 @@ def _leftovers(
         if why is None and chosen is None and modern.startswith(tuple(class_layers)):
             why = "a class layer, and its classes are not ours"
         if why is None:
+            why = _why_dispensable(modern, layout, config)
+        if why is None:
             superfluous.append(name)
         else:
             ignored[name] = why
     return ignored, superfluous
+
+
+def _why_dispensable(modern: str, layout: Layout, config: ConfigDict) -> str | None:
+    for row in layout.rows:
+        if modern.startswith(f"{row.theirs}."):
+            for pattern, why in methods.dispensable(config).items():
+                if paths.matches(row.ours, (pattern,)):
+                    return why
+    return None
 
 
 def _left_out(layout: Layout, config: ConfigDict) -> dict[str, str]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxseg.modeling import criteria
 from jaxseg.weights import transforms
 from jaxseg.weights.classes import Classes
 from jaxseg.weights.transforms import Transform
@@ -152,10 +153,18 @@ def entries(
         transform, rows = _transform(row.kind, leaf, config, channels), None
         if of_classes:
             rows, count = classes.rows(row.kind)
+            if row.kind == "classes" and not has_background(config):
+                rows = rows[:-1]
             transform = transforms.take_rows(transform, rows, count)
         name = f"{row.find(module)}.{LEAVES[leaf]}"
         found[path] = Entry(name, row.kind, leaf, transform, rows)
     return found
+
+
+def has_background(config: ConfigDict) -> bool:
+    """Whether the classifier of RoIs has an output for background, as those of other libraries; it is the last."""
+    criterion = criteria.CRITERIA[config.model.criterion.name](config.model)
+    return criterion.roi.num_logits(1) == 2
 
 
 def class_agnostic(kind: str, config: ConfigDict) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from jaxseg.weights.names import Layout, Row
+from jaxseg.weights.names import Layout, Row, has_background
 
 COUNTERS = (r".*\.num_batches_tracked", "a counter of batches, without effect")
 
@@ -56,6 +56,11 @@ def check_exportable(config) -> None:
             raise ValueError(
                 f"config.model.{part}.class_agnostic=True: torchvision's Mask R-CNN has boxes and masks of each class."
             )
+    if not has_background(config):
+        raise ValueError(
+            f"config.model.criterion.name={model.criterion.name!r}: torchvision's Mask R-CNN has background among its "
+            "classes, and this criterion has not."
+        )
 
 
 def layout(config) -> Layout:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import model_parts
-from configs import atmask_rcnn, cascade_mask_rcnn, mask_rcnn, maskplus, mr_rcnn
+from configs import atmask_rcnn, brefine, cascade_mask_rcnn, mask_rcnn, maskplus, mr_rcnn
 from jaxseg import methods
 from jaxseg.structures import Pyramid, RoIs
 
@@ -143,6 +143,24 @@ def test_atmask_rcnn():
     every = of_all_classes(traced, ()) + (CLASSES - 1) * 100 * ONE_CLASS
     assert close(every / 100, "1.111")
     assert sum(traced.parameters.values()) == 5_549_216
+
+
+@pytest.mark.parametrize(
+    ("stages", "convs", "published", "parameters"),
+    [
+        (1, 0, "0.219", 1_119_312),
+        (2, 0, "1.092", 2_218_064),
+        (3, 0, "4.582", 3_316_816),
+        (3, 4, "5.045", 5_677_136),
+    ],
+)
+def test_brefine(stages, convs, published, parameters):
+    """With all maps; ours is that of its class."""
+    made = brefine.get_config("r50,table5.multistage")
+    made.model.brefine.stages, made.model.mask_head.convs = stages, convs
+    traced = mask_head(config=made)
+    assert close(of_all_classes(traced, ()) / 100, published)
+    assert sum(traced.parameters.values()) == parameters
 
 
 # Settings of `model.maskplus`; of parts of the mask head, their parameters and GMACs: once an image, or of each RoI.

@@ -161,6 +161,48 @@ def _instance(box, *, area=None, crowd=False, cls=0):
     )
 
 
+@pytest.mark.parametrize(("share", "times"), [(0.001, 1), (0.02, 2), (0.05, 5)])
+@pytest.mark.parametrize("flip", [False, True])
+def test_erosion_in_the_image(share, times, flip):
+    """On the pixel grid it is OpenCV's of the part in the box, beyond which is nothing."""
+    mask, place = _blob(1), geometry.Geometry((100, 120), (100, 120), (0, 0), (100, 120), flip)
+    part = (mask[:, ::-1] if flip else mask)[10:80, 20:90]
+    square = np.ones((3, 3), np.uint8)
+    nothing = {"borderType": cv2.BORDER_CONSTANT, "borderValue": 0}
+    expected = cv2.erode(np.ascontiguousarray(part), square, iterations=times, **nothing)
+    assert 0 < expected.sum() < part.sum()
+    box = np.array([20, 10, 90, 80.0])
+    found = crops.eroded(_encode(mask), place, box, (70, 70), share)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["polygons", "rle"])
+def test_erosion_is_as_wide_as_the_object_is_large(kind):
+    """Of the moved image: of a disc, the share of its diagonal is left out all around, whatever the scale."""
+    disc = cv2.circle(np.zeros((100, 120), np.uint8), (60, 50), 40, 1, -1)
+    segmentation = _polygons(disc) if kind == "polygons" else _encode(disc)
+    for scale in (0.5, 1.0, 2.0):
+        size = (round(100 * scale), round(120 * scale))
+        place = geometry.Geometry((100, 120), size, (0, 0), size, False)
+        box = scale * np.array([20, 10, 101, 91.0])
+        mask = crops.crop(segmentation, place, box, (112, 112))
+        kept = crops.eroded(segmentation, place, box, (112, 112), 0.05)
+        assert (kept <= mask).all()
+        pixel = 112 / 81 / scale  # of the moved image, in cells of the crop
+        expected = pixel * round(0.05 * np.hypot(81, 81) * scale)
+        # The middle row loses that much on both sides.
+        assert (mask[56].sum() - kept[56].sum()) / 2 == pytest.approx(expected, abs=pixel + 1)
+
+
+def test_eroded_masks_come_with_the_objects_that_are_kept():
+    items = [_instance([5, 5, 45, 45]), _instance([0, 0, 4, 4]), _instance([50, 50, 90, 90])]
+    assert _objects(items, IDENTITY).eroded is None
+    objects = _objects(items, IDENTITY, max_instances=2, eroded_masks=0.05)
+    assert objects.eroded.shape == objects.masks.shape == (2, 16, 2)
+    kept, masks = crops.unpack(objects.eroded), crops.unpack(objects.masks)
+    assert masks.all() and kept[:, 2:14, 2:14].all() and not kept[:, 0].any()
+
+
 def test_a_whole_object_keeps_its_annotated_box():
     loose = source.Instance(
         1,

@@ -59,6 +59,18 @@ def test_shapes_and_types():
         assert (boxes >= 0).all() and (boxes[:, 2:] <= (width, height)).all()
 
 
+def test_eroded_masks_are_shipped_where_they_are_asked_for():
+    config = coco_folder.shapes()
+    (plain,) = _train(config, last=1)
+    assert plain.batch.targets.eroded is None
+    config.data.eroded_masks = 0.05
+    (host,) = _train(config, last=1)
+    _assert_same([plain], [host])
+    masks, eroded = host.batch.targets.masks, host.batch.targets.eroded
+    assert eroded.shape == masks.shape and eroded.dtype == masks.dtype
+    assert eroded.any() and not (eroded & ~masks).any() and (eroded != masks).any()
+
+
 def test_a_resumed_run_sees_the_same_batches():
     config = coco_folder.shapes()
     config.data.keep_empty = True

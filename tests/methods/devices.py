@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from configs import common
 from jaxseg import methods
 from jaxseg.structures import Pyramid, RoIs
 from tests.methods import tiny
@@ -24,6 +25,13 @@ def config(method: str, dtype: str = "float32"):
     made = tiny.config(dtype)
     if method == "atmask":
         made.model.mask_head.name = method
+    elif method.startswith("brefine"):  # and the images of a ranking
+        made.model.mask_head.name, made.model.mask_head.loss = "brefine", "brce"
+        made.model.brefine.stages = 2
+        made.train.batch_size = IMAGES
+        common.ranked(made, score=0.0)
+        made.model.criterion.rank_sort.group = int(method.removeprefix("brefine"))
+        made.model.criterion.rank_sort.max_positives = 4
     else:
         made.method = method
     return made

@@ -19,6 +19,7 @@ from jaxseg import methods
 from jaxseg.losses import mask as mask_losses
 from jaxseg.methods import atmask_rcnn
 from jaxseg.modeling import mask_head as mask_head_lib
+from jaxseg.modeling.criterion import MaskTerms
 from jaxseg.modeling.mask_head import FCNMaskHead, MaskTargets
 from jaxseg.ops import masks
 from jaxseg.ops.roi_align import roi_align
@@ -312,16 +313,14 @@ def test_lambda_is_the_weight_of_the_loss_of_b(method):
         method, "mask_binary"
     )
     weight = 3.0 * (1.0 if method == "mr_rcnn" else 0.5)
-    total, log = criterion.total(
-        (), {name: jnp.float32(2.0), "mask": jnp.float32(1.0)}, jnp.int32(0)
-    )
+    masks = MaskTerms({name: jnp.float32(2.0), "mask": jnp.float32(1.0)})
+    total, log = criterion.total((), [masks], jnp.int32(0))
     assert total == weight * 2.0 + 1.0 and log[name] == 2.0
 
 
 def test_without_lambda_the_loss_of_b_is_left_out():
-    _, log = methods.build(config(lambda_bin=0.0)).criterion.total(
-        (), {"mask_binary": jnp.float32(2.0)}, jnp.int32(0)
-    )
+    masks = MaskTerms({"mask_binary": jnp.float32(2.0)})
+    _, log = methods.build(config(lambda_bin=0.0)).criterion.total((), [masks], jnp.int32(0))
     assert log == {}
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from configs import cascade_mask_rcnn as cascade_config
 from jaxseg import methods, paths
-from jaxseg.modeling.criterion import Terms
+from jaxseg.modeling.criterion import MaskTerms, Terms
 from jaxseg.structures import Pyramid, RoIs, Targets
 from tests import simulated_devices
 from tests.methods import cascade_reference as reference
@@ -125,9 +125,10 @@ def parameters(seed=SEED, **settings):
 
 def named_losses(module, params, pyramid, proposals, targets):
     """Every loss and log entry by name."""
-    terms, found = module.apply(
+    terms, masks = module.apply(
         {"params": params}, pyramid, proposals, targets, KEY, train=True, method="losses"
     )
+    found = {name: loss for term in masks for name, loss in term.losses.items()}
     for term in terms:
         found = found | term.losses | term.log
     return found
@@ -419,7 +420,8 @@ def test_losses_are_weighted_by_their_name_and_by_their_stage():
     masks = {"mask_0": 1.0, "mask_2": 8.0, "mask_auxiliary_1": 100.0}
     losses = {"rpn_box": 1000.0}, {"box_1": 10_000.0}
     terms = [Terms(jax.tree.map(jnp.float32, x), jnp.zeros((1, 1)), {}) for x in losses]
-    total, log = criterion.total(terms, jax.tree.map(jnp.float32, masks), jnp.int32(0))
+    masks = [MaskTerms(jax.tree.map(jnp.float32, masks))]
+    total, log = criterion.total(terms, masks, jnp.int32(0))
     assert float(total) == 1.0 + 0.25 * 8 + 0.5 * 100 + 7 * 1000 + 0.5 * 3 * 10_000
     assert log["mask_2"] == 8.0 and log["box_1"] == 10_000.0
 
@@ -435,7 +437,7 @@ def test_parts_of_mask_heads_are_those_of_each_head(mask_heads):
     def traced(key):
         run = functools.partial(model.roi_heads.init_with_output, train=True, method="losses")
         (_, masks), variables = run(key, *arguments(), key)
-        return masks, variables["params"]
+        return [term.losses for term in masks], variables["params"]
 
     masks, params = jax.eval_shape(traced, KEY)
     names = ["mask_head"] if mask_heads == 1 else [f"mask_head_{stage}" for stage in range(3)]
@@ -443,7 +445,9 @@ def test_parts_of_mask_heads_are_those_of_each_head(mask_heads):
     for name in names:
         assert wanted < set(params[name])
     suffixes = [name.removeprefix("mask_head") for name in names]
-    assert set(masks) == {f"{k}{s}" for k in ("mask", "mask_auxiliary") for s in suffixes}
+    assert {name for losses in masks for name in losses} == {
+        f"{k}{s}" for k in ("mask", "mask_auxiliary") for s in suffixes
+    }
     assert model.criterion.mask_weight is not None
 
 

@@ -22,7 +22,7 @@ def test_the_whole_step_in_float64(differences):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["mr_rcnn", "atmask"])
+@pytest.mark.parametrize("method", ["mr_rcnn", "atmask", "brefine1", "brefine2", "brefine8"])
 def test_the_whole_step_of_others_in_float64(method):
     found = simulated_devices.run("tests.methods.devices", 8, f"step {method}")
     assert found[f"step {method}"] < 1e-8

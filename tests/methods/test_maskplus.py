@@ -17,7 +17,7 @@ from jaxseg import methods, paths
 from jaxseg.losses import mask as mask_losses
 from jaxseg.methods import maskplus
 from jaxseg.modeling import norms
-from jaxseg.modeling.criterion import Terms
+from jaxseg.modeling.criterion import MaskTerms, Terms
 from jaxseg.modeling.mask_head import FCNMaskHead, MaskTargets
 from jaxseg.ops.roi_align import Pool, roi_align
 from jaxseg.training import setup, starting
@@ -437,7 +437,7 @@ def test_biased_training_weighs_the_masks_until_its_step():
     made = config("bias", "quasi")
     made.train.steps, made.model.maskplus.alpha_until = 10, 0.3
     criterion = methods.build(made).criterion
-    masks = {"mask": jnp.float32(2.0), "mask_auxiliary": jnp.float32(1.0)}
+    masks = [MaskTerms({"mask": jnp.float32(2.0), "mask_auxiliary": jnp.float32(1.0)})]
     totals = [float(criterion.total((), masks, jnp.int32(step))[0]) for step in range(10)]
     assert totals == [4.5] * 3 + [3.0] * 7
     _, log = criterion.total((), masks, jnp.int32(0))
@@ -465,7 +465,8 @@ def test_the_weight_of_masks_touches_no_other_loss():
     losses = {"classification": jnp.float32(1.0), "box": jnp.float32(3.0)}
     terms = Terms(losses, jnp.ones((1, 1)), {})
     criterion = methods.build(config("bias")).criterion
-    total, _ = criterion.total([terms], {"mask": jnp.float32(2.0)}, jnp.int32(0))
+    masks = [MaskTerms({"mask": jnp.float32(2.0)})]
+    total, _ = criterion.total([terms], masks, jnp.int32(0))
     assert total == 1.0 + 3.0 + 1.5 * 2.0
 
 
@@ -496,7 +497,7 @@ def check_a_step(model, batch):
     detect = quick(lambda v: model.apply(v, batch, method="detect"))
     found = detect({"params": moved, "batch_stats": stats})
     assert np.isfinite(found.masks).all() and found.valid.any()
-    return log, gradient
+    return log | {"total": total}, gradient
 
 
 @pytest.mark.slow
@@ -657,8 +658,8 @@ def test_what_only_training_needs_may_stay_behind(method):
     theirs = {path: np.zeros(shape, np.float32) for path, shape in convert.shapes(made).items()}
     made.model.maskplus.quasi = "none"
     ours = {path: value.shape for path, value in theirs.items() if "/auxiliary/" not in path}
-    copies, alone = methods.copies(made), methods.TRAINING_ONLY
-    start = starting.of_run(theirs, ours, copies=copies, training_only=alone)
+    copies, alone = methods.copies(made), methods.dispensable(made)
+    start = starting.of_run(theirs, ours, copies=copies, dispensable=alone)
     assert set(start.values) == set(ours) != set(theirs)
     assert any(
         line.startswith(f"left     {len(theirs) - len(ours)}: for training alone")

@@ -82,9 +82,7 @@ def _losses(module, variables, arguments):
     terms, masks = module.apply(
         variables, *arguments, jax.random.key(1), train=True, method="losses"
     )
-    found = dict(masks)
-    for term in terms:
-        found |= term.losses
+    found = {name: loss for term in (*masks, *terms) for name, loss in term.losses.items()}
     return sum(v for k, v in found.items() if k.startswith("refine_")), found
 
 

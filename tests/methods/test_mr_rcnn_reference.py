@@ -207,15 +207,14 @@ def test_losses(inputs, parameters, expected, changes):
 
     @refining.quick
     def run(parameters, pyramid, proposals, targets):
-        (terms, found), seen = module.apply(
+        (terms, masks), seen = module.apply(
             {"params": parameters},
             *(pyramid, proposals, targets, KEY),
             train=True,
             method="losses",
             capture_intermediates=lambda part, _: part.name == "flow",
         )
-        for term in terms:
-            found |= term.losses
+        found = {name: loss for term in (*terms, *masks) for name, loss in term.losses.items()}
         return found, seen["intermediates"]["flow"]["__call__"][0]
 
     found, flows = run(parameters, inputs.pyramid, inputs.proposals, inputs.targets)

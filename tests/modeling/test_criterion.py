@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 from configs import common
-from jaxseg.modeling import criterion
+from jaxseg.modeling import criterion, sampled_softmax
 from jaxseg.structures import RoIs, Targets
 
 
 @pytest.fixture(scope="module")
 def softmax():
-    config = common.base().model.criterion
+    model = common.base().model
+    config = model.criterion
     config.rpn.samples, config.roi.samples = 8, 8
-    return criterion.softmax(config)
+    return sampled_softmax.softmax(model)
 
 
 def _targets(boxes, classes, crowds=()):
@@ -125,18 +126,18 @@ def test_total_is_the_weighted_sum(softmax):
     terms = criterion.Terms(
         {"box": jnp.float32(2.0)}, jnp.zeros((1, 1)), {"note": jnp.float32(7.0)}
     )
-    weighted = criterion.SoftmaxCriterion(softmax.rpn, softmax.roi, {"box": 3.0, "mask": 0.5})
-    total, log = weighted.total(
-        [terms], {"mask": jnp.float32(4.0), "extra": jnp.float32(1.0)}, jnp.int32(0)
-    )
+    weighted = criterion.Criterion(softmax.rpn, softmax.roi, {"box": 3.0, "mask": 0.5})
+    masks = criterion.MaskTerms({"mask": jnp.float32(4.0), "extra": jnp.float32(1.0)})
+    total, log = weighted.total([terms], [masks], jnp.int32(0))
     assert total == 6 + 2 + 1 and log["box"] == 2 and log["note"] == 7
 
 
 def test_rpn_average_over_what_was_sampled():
     """Three of eight slots are filled: torchvision divides by three."""
-    config = common.base().model.criterion
+    model = common.base().model
+    config = model.criterion
     config.rpn.samples, config.rpn.average = 8, "sampled"
-    rpn = criterion.softmax(config).rpn
+    rpn = sampled_softmax.softmax(model).rpn
     chosen = rpn.select(
         jax.random.key(0), _ANCHORS, jnp.ones((1, 5), bool), _targets([[0, 0, 10, 10]], [2])
     )
@@ -148,10 +149,11 @@ def test_rpn_average_over_what_was_sampled():
 @pytest.mark.parametrize(("low_quality", "positive"), [("none", []), ("keep", [1])])
 def test_low_quality_matches_are_a_setting(low_quality, positive):
     """The best anchor's IoU with the only object is 0.36."""
-    config = common.base().model.criterion
+    model = common.base().model
+    config = model.criterion
     config.rpn.samples, config.rpn.low_quality = 8, low_quality
     anchors = _ANCHORS.at[0, 1].set(jnp.array([0.0, 0, 10, 10])).at[0, 0, 2].set(12.0)
-    chosen = criterion.softmax(config).rpn.select(
+    chosen = sampled_softmax.softmax(model).rpn.select(
         jax.random.key(0), anchors, jnp.ones((1, 5), bool), _targets([[0, 0, 6, 6]], [0])
     )
     assert np.asarray(chosen.index[0])[np.asarray(chosen.positive[0])].tolist() == positive

@@ -64,6 +64,17 @@ def test_a_layer_that_a_setting_leaves_out(key, value):
     assert len(found.report.ignored) >= 2
 
 
+def test_a_layer_that_others_take_the_place_of():
+    """BRefine has stages, which begin anew, and no deconvolution."""
+    config = foreign.config(MODEL)
+    config.model.mask_head.name = "brefine"
+    found = fill(foreign.torchvision(MODEL), config, like=convert.shapes(config))
+    left = {n for n, why in found.report.ignored.items() if why == "stages take its place"}
+    deconvolution = "roi_heads.mask_predictor.conv5_mask"
+    assert left == {f"{deconvolution}.weight", f"{deconvolution}.bias"}
+    assert all("/stage" in path for path in found.report.initial)
+
+
 def test_a_file_without_a_mask_head_leaves_it_to_its_initialiser():
     """torchvision's Faster R-CNN: the same names but those of masks."""
     whole = foreign.torchvision(MODEL)
@@ -185,6 +196,17 @@ def test_background_is_the_last_class_of_ours():
     np.testing.assert_array_equal(ours, np.roll(state_dict[f"{CLS}.bias"], -1))
 
 
+def test_a_ranked_model_leaves_background_behind():
+    """It has one sigmoid a class."""
+    state_dict, config = foreign.torchvision(MODEL), foreign.config(MODEL)
+    config.model.criterion.name = "rank_sort"
+    found = fill(state_dict, config, like=convert.shapes(config))
+    ours = found.values["params/roi_heads/box_head/classes/bias"]
+    np.testing.assert_array_equal(ours, state_dict[f"{CLS}.bias"][1:])
+    kernel = found.values["params/roi_heads/box_head/classes/kernel"]
+    np.testing.assert_array_equal(kernel, state_dict[f"{CLS}.weight"][1:].T)
+
+
 @pytest.mark.parametrize(
     "classes, num_classes, wanted",
     [
@@ -267,6 +289,7 @@ def test_patterns_that_are_none():
         ("mask_head.norm", "group_norm"),
         ("box_head.class_agnostic", True),
         ("mask_head.class_agnostic", True),
+        ("criterion.name", "rank_sort"),
     ],
 )
 def test_models_that_torchvision_cannot_load_are_not_exported(key, value):

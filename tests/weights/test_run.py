@@ -264,6 +264,15 @@ def test_a_start_with_other_conventions_is_told(tmp_path):
     assert "model.backbone.norm_epsilon=1e-05, and this config has 0.0" in line
 
 
+def test_a_start_with_other_box_deltas_is_told(tmp_path):
+    """Those of a ranked RPN are in other units."""
+    workdir.save_run(tmp_path, mask_rcnn.get_config(""), ())
+    config = mask_rcnn.get_config("ranked")
+    config.init_from = str(tmp_path)
+    (line,) = setup._conventions(config)
+    assert "model.criterion.rpn.coder=(1.0, 1.0, 1.0, 1.0), and this config has (10.0" in line
+
+
 def test_an_import_that_was_interrupted_is_told(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(ValueError, match=r"was interrupted\. Delete it"):
