@@ -112,12 +112,12 @@ VECTORS = {  # logits, targets of the first ones, number of positives, delta, ra
 def test_published_numbers(name, form):
     logits, targets, delta, ranking, sorting, gradient = VECTORS[name]
     count = len(targets)
-    padded = [*logits, 99.0, -99.0]  # of which nothing may be seen
-    targets = [*targets, *[0.0] * (len(padded) - count)]
+    junk = np.resize([99.0, -99.0], 10 - len(logits))  # of which nothing may be seen
+    padded, targets = [*logits, *junk], [*targets, *[0.0] * (10 - count)]
     valid = np.arange(len(padded)) < len(logits)
     found = run(padded, targets, np.arange(len(padded)) < count, valid, delta=delta, form=form)
     np.testing.assert_allclose(found[:2], [ranking, sorting], atol=1e-6)
-    np.testing.assert_allclose(found[2] + found[3], [*gradient, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(found[2] + found[3], [*gradient, *0 * junk], atol=1e-6)
 
 
 def drawn(scale=1.0, offset=0.0, count=3000, positives=150, seed=0):
@@ -130,7 +130,7 @@ def drawn(scale=1.0, offset=0.0, count=3000, positives=150, seed=0):
 
 
 @FORMS
-@pytest.mark.parametrize("delta", [0.5, 0.0, 0.05])
+@pytest.mark.parametrize("delta", [0.5, 0.0])
 @pytest.mark.parametrize(
     ("scale", "offset"), [(1, 0), (1e-3, 0), (1e4, 0), (100, 1e4), (0.3, -5), (1e8, 0), (4, 2e7)]
 )
@@ -160,7 +160,8 @@ def test_nothing_at_all_and_masks_of_numpy(form):
     assert lib.rank_sort(none, none, none > 0, none > 0, form=form) == (1.0, 1.0)
     _, targets, positive, valid = drawn(count=60, positives=5)
     loss = lambda x: sum(lib.rank_sort(x, targets, positive, valid, form=form))  # noqa: E731
-    assert abs(jax.jit(jax.grad(loss))(jnp.zeros(60)).sum()) < 1e-6
+    quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    assert abs(quick(jax.grad(loss))(jnp.zeros(60)).sum()) < 1e-6
 
 
 @FORMS

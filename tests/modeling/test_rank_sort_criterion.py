@@ -56,6 +56,19 @@ def predictions(shape, seed=1):
     )
 
 
+@functools.cache
+def compiled(task, group):
+    """(boxes, targets, logits, deltas, valid) -> (terms, selection), one compilation a shape for all tests."""
+    return quick(
+        functools.partial({"rpn": rpn_terms, "roi": roi_terms}[task], criterion(group=group))
+    )
+
+
+def run(task, group, boxes, *rest, valid=None):
+    valid = jnp.ones(boxes.shape[:2], bool) if valid is None else valid
+    return compiled(task, group)(boxes, *rest, valid)
+
+
 def rpn_terms(made, boxes, targets, logits, deltas, valid=None):
     valid = jnp.ones(boxes.shape[:2], bool) if valid is None else valid
     selection = made.rpn.select(KEY, boxes, valid, targets)
@@ -82,10 +95,12 @@ def test_every_anchor_takes_part_but_those_between_the_thresholds():
 
 def test_the_rpn_by_hand():
     """Against the losses themselves, image by image; the box loss is balanced, and its value that of the ranking."""
-    made = criterion(group=1)
+    made = criterion(group=1, delta=0.2, balance_masks=False)
+    ranking_of = quick(functools.partial(rank_sort_loss, form="dense", delta=0.2))
     boxes, targets = scene(images=2)
     logits, deltas = predictions(boxes.shape[:2])
     terms, chosen = quick(functools.partial(rpn_terms, made))(boxes, targets, logits, deltas)
+    assert type(terms.balance) is rank_sort.Group
     ranking, sorting, giou = [], [], []
     for b in range(2):
         own = np.asarray(chosen.positive[b])
@@ -164,18 +179,17 @@ def test_each_roi_learns_the_box_of_its_class():
 
 
 def test_anchors_between_the_thresholds_are_no_negatives():
-    made = criterion(group=1)
     boxes, targets = scene(images=1)
     beside = targets.boxes[0] + jnp.array([5.0, 0.0, 5.0, 0.0])  # IoU 0.5 to 0.67
     boxes = boxes.at[0, 10:12].set(beside)
     logits, deltas = predictions(boxes.shape[:2])
-    run = quick(lambda logits: rpn_terms(made, boxes, targets, logits, deltas))
-    terms, chosen = run(logits)
+    terms, chosen = run("rpn", 1, boxes, targets, logits, deltas)
     ignored = ~chosen.rois.stats
     assert ignored[0, 10:12].all()
-    other, _ = run(jnp.where(ignored, 50.0, logits))
+    other, _ = run("rpn", 1, boxes, targets, jnp.where(ignored, 50.0, logits), deltas)
     assert other.losses == terms.losses
-    other, _ = run(jnp.where(chosen.classes == 1, 50.0, logits))
+    high = jnp.where(chosen.classes == 1, 50.0, logits)
+    other, _ = run("rpn", 1, boxes, targets, high, deltas)
     assert other.losses["rpn_objectness"] > terms.losses["rpn_objectness"] + 0.1
 
 
@@ -190,49 +204,35 @@ def test_settings_reach_both_tasks(task):
     assert found == (3, 0.2, 7, False, True) and made.coder == (2.0, 3.0, 4.0, 5.0)
 
 
-def test_delta_the_balance_of_masks_and_the_clamp_are_used():
+def test_the_clamp_of_boxes_is_used():
     boxes, targets = scene(images=2)
-    logits, deltas = predictions(boxes.shape[:2])
-    run = lambda made: rpn_terms(made, boxes, targets, logits, deltas)  # noqa: E731
-    plain, chosen = quick(functools.partial(run, criterion()))()
-    other, _ = quick(functools.partial(run, criterion(delta=0.0, balance_masks=False)))()
-    assert abs(plain.log["rpn_ranking"] - other.log["rpn_ranking"]) > 1e-3
-    assert type(plain.balance) is rank_sort.Ranking and type(other.balance) is rank_sort.Group
-    task = criterion().rpn
-    _, below = task.boxes(deltas.at[..., 2:].set(-60.0), chosen)
-    _, bounded = dataclasses.replace(task, clip_lower=True).boxes(
-        deltas.at[..., 2:].set(-60.0), chosen
-    )
+    _, deltas = predictions(boxes.shape[:2])
+    task, valid = criterion().rpn, jnp.ones(boxes.shape[:2], bool)
+    chosen = quick(functools.partial(task.select, KEY))(boxes, valid, targets)
+    other = dataclasses.replace(task, clip_lower=True)
+    narrow = deltas.at[..., 2:].set(-60.0), chosen
+    (_, below), (_, bounded) = (quick(made.boxes)(*narrow) for made in (task, other))
     assert np.abs(below - bounded)[chosen.positive].min() > 1e-4
 
 
-@pytest.mark.parametrize("task", ["rpn", "roi"])
-def test_a_group_is_a_ranking_and_groups_are_averaged(task):
+def test_a_group_is_a_ranking_and_groups_are_averaged():
     """Four images in groups of two are the mean of two batches; one group of four is something else."""
     boxes, targets = scene()
-    shape = boxes.shape[:2]
-    logits, deltas = predictions(shape if task == "rpn" else (*shape, 3))
-    run = {"rpn": rpn_terms, "roi": roi_terms}[task]
-
-    @functools.cache
-    def compiled(group):
-        return quick(functools.partial(run, criterion(group=group)))
+    logits, deltas = predictions(boxes.shape[:2])
 
     def losses(group, part):
         given = jax.tree.map(lambda x: x[part], (boxes, targets, logits, deltas))
-        terms, _ = compiled(group)(*given)
+        terms, _ = run("rpn", group, *given)
         return np.array([*terms.losses.values()])
 
-    whole = losses(2, slice(0, 4))
-    # A batch of less than a group is one ranking.
-    halves = losses(4, slice(0, 2)), losses(4, slice(2, 4))
+    whole, halves = losses(2, slice(0, 4)), [losses(2, slice(i, i + 2)) for i in (0, 2)]
     np.testing.assert_allclose(whole, np.mean(halves, 0), rtol=1e-5)
     assert np.abs(whole - losses(4, slice(0, 4))).max() > 1e-3
 
 
-def roi_terms(made, boxes, targets, logits, deltas):
+def roi_terms(made, boxes, targets, logits, deltas, valid=None):
     """The loss on candidates in their order, with predictions of one group of boxes."""
-    valid = jnp.ones(boxes.shape[:2], bool)
+    valid = jnp.ones(boxes.shape[:2], bool) if valid is None else valid
     selection = made.roi.relabel(RoIs(boxes, valid, valid), targets, 3)
     return made.roi.loss(logits, deltas[:, :, None], selection), selection
 
@@ -247,30 +247,29 @@ def test_a_group_must_divide_the_batch():
 def test_images_that_fill_up_the_batch_change_nothing():
     boxes, targets = scene()
     logits, deltas = predictions(boxes.shape[:2])
-    run = quick(functools.partial(rpn_terms, criterion(group=2)))
     two = jax.tree.map(lambda x: x[:2], (boxes, targets, logits, deltas))
     valid = jnp.ones(boxes.shape[:2], bool).at[2:].set(False)
     junk = deltas.at[2:].set(1e3), logits.at[2:].set(50.0)
     targets = targets.replace(valid=targets.valid.at[2:].set(False))
-    full, _ = run(boxes, targets, junk[1], junk[0], valid)
-    alone, _ = run(*two, valid[:2])
+    full, _ = run("rpn", 2, boxes, targets, junk[1], junk[0], valid=valid)
+    alone, _ = run("rpn", 2, *two, valid=valid[:2])
     for name, loss in alone.losses.items():
         np.testing.assert_allclose(full.losses[name], loss, rtol=1e-5)
     for name, number in alone.log.items():
         np.testing.assert_allclose(full.log[name], number, rtol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("task", ["rpn", "roi"])
+@pytest.mark.parametrize("task", [pytest.param("rpn", marks=pytest.mark.slow), "roi"])
 def test_without_objects_everything_is_one_and_teaches_nothing(task):
     made = criterion()
     boxes, targets = scene(images=2)
     targets = targets.replace(valid=jnp.zeros_like(targets.valid))
     shape = boxes.shape[:2]
     logits, deltas = predictions(shape if task == "rpn" else (*shape, 3))
-    run = {"rpn": rpn_terms, "roi": roi_terms}[task]
+    terms_of_task = {"rpn": rpn_terms, "roi": roi_terms}[task]
 
     def total(logits, deltas):
-        terms, _ = run(made, boxes, targets, logits, deltas)
+        terms, _ = terms_of_task(made, boxes, targets, logits, deltas)
         masks = MaskTerms(
             {"mask": terms.balance.mean(deltas[..., 0] ** 2, terms.mask_weights)}, terms.balance
         )
@@ -316,7 +315,8 @@ def test_the_box_head_ranks_pairs_of_rois_and_classes():
     made = criterion(group=1)
     boxes, targets = scene(images=1)
     logits, deltas = predictions((*boxes.shape[:2], 3))
-    terms, chosen = quick(functools.partial(roi_terms, made))(boxes, targets, logits, deltas)
+    terms, chosen = run("roi", 1, boxes, targets, logits, deltas)
+    assert type(terms.balance) is rank_sort.Ranking
     own = np.asarray(chosen.positive[0])
     positive = np.zeros((40, 3), bool)
     positive[own, np.asarray(chosen.classes[0])[own]] = True
@@ -383,11 +383,10 @@ def test_a_mask_head_averages_by_weights_within_its_group():
 
 
 def test_a_positive_whose_prediction_misses_its_object_stays_one():
-    made = criterion(group=1)
     boxes, targets = scene(images=1)
     logits, deltas = predictions(boxes.shape[:2])
     away = deltas.at[..., 0].set(500.0)
-    terms, chosen = quick(functools.partial(rpn_terms, made))(boxes, targets, logits, away)
+    terms, chosen = run("rpn", 1, boxes, targets, logits, away)
     flat = (x[0] for x in (logits, jnp.full(boxes.shape[:2], 1e-4), chosen.positive))
     ranking, sorting = ranking_of(*flat, chosen.rois.stats[0])
     np.testing.assert_allclose(terms.losses["rpn_objectness"], ranking + sorting, rtol=1e-5)
