@@ -25,7 +25,7 @@ from tests.data import coco_folder
 from jaxseg.data import pipeline, sources
 config = coco_folder.shapes(64)
 config.data.workers = 2
-config.data.buckets = ((int(sys.argv[2]), 256),)  # big enough to travel in shared memory
+config.data.buckets = ((int(sys.argv[2]), 352),)  # big enough to travel in shared memory
 source = sources.open_source(config.data, "train")
 batches = pipeline.train_batches(config, source, first_step=0, last_step=10_000)
 for _ in range(3):
@@ -102,7 +102,7 @@ def _await(condition, seconds: float) -> bool:
 def test_workers_and_shared_memory_end_with_their_parent(tmp_path, how, height):
     script = tmp_path / "script.py"
     script.write_text(_SCRIPT)
-    size = 4 * height * 256 * 3
+    size = 4 * height * 352 * 3  # of no config: a training run on this machine has blocks, too
     before = _blocks(size)
     environment = os.environ | {"PYTHONPATH": str(_ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     options = dict(cwd=_ROOT, env=environment, stdout=subprocess.PIPE, start_new_session=True)
