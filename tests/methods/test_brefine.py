@@ -195,7 +195,7 @@ FORMS = {
 }
 
 
-SLOW = ("one", "two", "d1", "d123", "three")
+SLOW = ("one", "two", "plain", "d1", "d123", "three")
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ def band_of(targets, size, changes):
     [
         (56, {}),
         (28, {"boundary_lambda": 3.0, "boundary_ratio": 0.06}),
-        (28, {"boundary_border": "edge"}),
+        pytest.param(28, {"boundary_border": "edge"}, marks=pytest.mark.slow),
         (28, {"boundary_on": "image"}),
     ],
     ids=str,
