@@ -147,7 +147,7 @@ def _positives(logits, positive, count):
         def below(block, total):
             other, j = _columns(own, block), _columns(index, block)
             lower = (other < s) | ((other == s) & (j < i))
-            return total + (lower & (j < count)).sum(1)
+            return total + (lower & (j < count)).sum(1, dtype=jnp.int32)
 
         return _put(ranks, row, _over(count, COLUMNS, below, jnp.zeros(ROWS, jnp.int32)))
 

@@ -146,6 +146,21 @@ def test_the_definition_in_float64(scale, offset, delta, form):
 
 
 @FORMS
+def test_in_float64_too(form):
+    """With jax's 64 bits sums of whole numbers are int64 unless they are told otherwise."""
+    logits, targets, positive = drawn(count=300, positives=40)
+    valid = np.ones(len(logits), bool)
+    with jax.enable_x64(True):
+        values = jax.jit(lambda *x: lib.rank_sort(*x, form=form))(
+            jnp.asarray(logits, jnp.float64), targets, positive, valid
+        )
+        assert {x.dtype for x in values} == {np.dtype("float64")}
+        values = [float(x) for x in values]
+    want = oracle(logits, targets, positive, valid, 0.5)[:2]
+    np.testing.assert_allclose(values, want, rtol=1e-10)
+
+
+@FORMS
 def test_the_largest_numbers_there_are(form):
     logits, targets, positive, valid = drawn()
     logits = np.random.default_rng(2).choice(np.float32([-3e38, -1e8, 0, 0.25, 1e8, 3e38]), 3000)
