@@ -148,8 +148,7 @@ def test_the_definition_in_float64(scale, offset, delta, form):
 @FORMS
 def test_in_float64_too(form):
     """With jax's 64 bits sums of whole numbers are int64 unless they are told otherwise."""
-    logits, targets, positive = drawn(count=300, positives=40)
-    valid = np.ones(len(logits), bool)
+    logits, targets, positive, valid = drawn(count=300, positives=40)
     with jax.enable_x64(True):
         values = jax.jit(lambda *x: lib.rank_sort(*x, form=form))(
             jnp.asarray(logits, jnp.float64), targets, positive, valid
