@@ -2,6 +2,7 @@
 
 python eval.py --workdir=runs/demo
 python eval.py --workdir=runs/mine --step=best --split=test
+python eval.py --workdir=runs/r50 --split=test-dev --submission=my-method
 python eval.py --workdir=runs/mine --config=configs/mask_rcnn.py:root=DIR --config.eval.max_detections=400
 """
 
@@ -19,6 +20,7 @@ from jaxseg import cli, methods
 from jaxseg.data import sources
 from jaxseg.evaluation import inference, pictures, runs
 from jaxseg.evaluation import report as reports
+from jaxseg.evaluation.submission import servers
 from jaxseg.training import checkpoints, sharding, workdir
 from jaxseg.training import step as step_lib
 
@@ -31,13 +33,18 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a training run.", required=True)
 _STEP = flags.DEFINE_string("step", None, "latest, best, or a step's number; default: eval.step.")
 _SPLIT = flags.DEFINE_string("split", None, "A split of config.data; default: eval.split.")
+_SUBMISSION = flags.DEFINE_string(
+    "submission",
+    None,
+    "Name of the algorithm in files for a test server; default: the work directory's.",
+)
 _OUT = flags.DEFINE_string("out", None, "Folder for the results; default: WORKDIR/eval/SPLIT-STEP.")
 
 
 def main(_: list[str]) -> None:
     run, _ = workdir.load_run(_WORKDIR.value)
     config = runs.with_settings(run, _CONFIG.value)
-    split = config.eval.split = _SPLIT.value or config.eval.split
+    split = config.eval.split = (_SPLIT.value or config.eval.split).replace("-", "_")
     source = sources.open_source(config.data, split)
     _, trained, variables, step = checkpoints.restore_for_eval(
         _WORKDIR.value, _STEP.value or config.eval.step
@@ -48,6 +55,9 @@ def main(_: list[str]) -> None:
     out = _OUT.value or pathlib.Path(_WORKDIR.value) / "eval" / f"{split}-{step}"
     if not _OUT.value:
         workdir.check_evaluation(out, config, common.base())
+    submission = servers.plan(
+        split, source, out, name=_SUBMISSION.value, workdir=_WORKDIR.value, method=config.method
+    )
     out = reports.make_folder(out)
     mesh = sharding.make_mesh(jax.local_devices())
     sharding.check_batch(config.eval.batch_size, 1, mesh, key="eval.batch_size")
@@ -68,6 +78,8 @@ def main(_: list[str]) -> None:
     console = Console(highlight=False, markup=False, emoji=False)
     report.print(console)
     console.print(f"Step {step}; written to {out}", soft_wrap=True)
+    if submission:
+        console.print(f"Submission: {submission.write(report.results)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ def data() -> ConfigDict:
     config.test = ConfigDict(
         {"images": "", "annotations": ""}
     )  # for eval.split=test; unused if empty
+    # Of test servers: eval.split=test_dev (--split=test-dev) and test_challenge write files for COCO's.
+    config.test_dev = ConfigDict({"images": "", "annotations": ""})
+    config.test_challenge = ConfigDict({"images": "", "annotations": ""})
     config.keep_empty = False  # train on images without annotations
     config.shapes = ConfigDict()  # for source="shapes"
     config.shapes.train = 0  # images a split
@@ -318,6 +321,13 @@ def base() -> ConfigDict:
     return config
 
 
+def coco_tests(config: ConfigDict) -> None:
+    """The images of COCO's test server: test-dev, and test-challenge, which is the whole of test2017."""
+    for split, name in (("test_dev", "test-dev2017"), ("test_challenge", "test2017")):
+        config.data[split].images = "test2017"
+        config.data[split].annotations = f"annotations/image_info_{name}.json"
+
+
 def own_data(config: ConfigDict) -> None:
     """A COCO-format folder of the user: train/, val/, annotations/instances_{train,val}.json under `data.root`.
 
@@ -341,8 +351,8 @@ def lvis(config: ConfigDict) -> None:
 
 
 def cityscapes(config: ConfigDict) -> None:
-    """Cityscapes in COCO format, its 8 classes with instances, at full size."""
-    for split in ("train", "val"):
+    """Cityscapes in COCO format, its 8 classes with instances, at full size; `test` is that of its test server."""
+    for split in ("train", "val", "test"):
         config.data[split].images = f"leftImg8bit/{split}"
         config.data[split].annotations = f"annotations/instancesonly_filtered_gtFine_{split}.json"
     config.data.buckets = ((1024, 2048),)

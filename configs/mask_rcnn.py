@@ -121,6 +121,8 @@ def _set_data(config, arg):
     own = arg.data == "own" or (arg.data == "auto" and arg.root)
     if own:
         common.own_data(config)
+    if arg.data == "coco" or (arg.data == "auto" and not own):
+        common.coco_tests(config)
     if arg.data in ("lvis", "cityscapes"):
         getattr(common, arg.data)(config)
     if arg.data == "shapes":
