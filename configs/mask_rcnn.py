@@ -18,10 +18,11 @@ JSON. It trains from nothing, with group norm, for a number of steps that you sh
 takes 2 x 2 samples a bin instead of an adaptive number; pixels are normalised as torchvision's weights want them (RGB,
 mean and deviation of ImageNet) and the stride of a bottleneck is in its 3x3 convolution, both settings; an object that
 no anchor touches makes no anchor positive; at most `model.test.candidates` (box, class) pairs enter the suppression.
+Its test sets, for `eval.py --split=test-dev` and `test-challenge`, are DIR/test2017 with DIR/annotations/image_info_*.
 
 `lvis` and `cityscapes` are those, in COCO format. LVIS: DIR/annotations/lvis_v1_train.json and lvis_v1_val.json, images
 in DIR/train2017 and val2017. Cityscapes: instancesonly_filtered_gtFine_train.json and
-..._val.json in DIR/annotations, images in DIR/leftImg8bit/train and val. The rest is as for `coco`.
+..._val.json in DIR/annotations, images in DIR/leftImg8bit/train and val; test likewise. The rest is as for `coco`.
 
 `shapes` are drawn scenes, for trying things without a download. It trains from nothing, as `own`.
 
