@@ -421,17 +421,10 @@ def test_the_program_names_a_result_that_breaks_a_rule(tmp_path, images):
     assert "Entry 0 (image 7): score 2 must be a number from 0 to 1" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["coco", "--images=x", "--check=y", "--name=a"], "--check only reads: leave out --name"),
-        (["kitti", "--images=x"], "Unknown test server 'kitti': allowed are coco and cityscapes"),
-    ],
-)
-def test_mistakes_on_the_command_line_are_told_in_one_line(arguments, message):
-    done = program(*arguments)
+def test_mistakes_on_the_command_line_are_told_in_one_line():
+    done = program("coco", "--images=x", "--check=y", "--name=a")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert message in done.stderr
+    assert "--check only reads: leave out --name" in done.stderr
 
 
 def test_an_image_list_that_is_not_there(tmp_path):

@@ -124,6 +124,11 @@ def ground_truth(rng, index):
     return ids
 
 
+def write_json(value, path):
+    """As the script's own function, which cannot write the integers that NumPy counts in since version 2."""
+    pathlib.Path(path).write_text(json.dumps(value, default=int))
+
+
 @pytest.fixture
 def official(tmp_path, monkeypatch):
     """evaluate(frames of ground truth, folder) -> what the main function of the official script writes."""
@@ -136,8 +141,6 @@ def official(tmp_path, monkeypatch):
     # It walks the ground truth and the results itself, and keeps both in its arguments.
     script = importlib.reload(script)
     monkeypatch.setattr(np, "in1d", np.isin, raising=False)  # NumPy 2.4 has it no more
-    # Its own cannot write the integers that NumPy counts in since version 2.
-    write_json = lambda value, path: pathlib.Path(path).write_text(json.dumps(value, default=int))  # noqa: E731
     monkeypatch.setattr(script, "writeDict2JSON", write_json)
     monkeypatch.chdir(tmp_path)  # it writes matches.json
 
