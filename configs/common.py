@@ -286,6 +286,9 @@ def base() -> ConfigDict:
     )
     # Work directory of a run to start from, or a file of other libraries' weights.
     config.init_from = ""
+    config.checkpoints = (
+        ""  # where they are saved: a folder or gs://BUCKET/PATH; "": in the workdir
+    )
     config.needs_heads = ()  # parts without whose trained weights in init_from it does not start
     config.freeze = ("backbone/stem", "backbone/stage1")  # parameter paths that do not train
     config.data = data()

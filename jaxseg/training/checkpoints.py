@@ -1,8 +1,9 @@
 """Checkpoints: saved in the background, checked when read; the latest two and the best are kept.
 
-A step's folder `checkpoints/N` holds `variables` (params, batch_stats, ema), `optimizer` (opt_state, step), `digest` (a
-CRC-32 of every array: a flipped bit in a file would otherwise be read without complaint) and `metrics`, the validation
-of that step or nothing. It gets its name when it is complete, so that a kill in mid-save leaves the step before.
+They lie where `storage` says. A step's folder `N` holds `variables` (params, batch_stats, ema), `optimizer` (opt_state,
+step), `digest` (a CRC-32 of every array: a flipped bit in a file would otherwise be read without complaint) and
+`metrics`, the validation of that step or nothing. It gets its name when it is complete, or in a bucket its last object,
+so that a kill in mid-save leaves the step before.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxseg import paths
 from jaxseg.data import sources
-from jaxseg.training import integrity, starting, workdir
+from jaxseg.training import integrity, starting, storage, workdir
 from jaxseg.training.state import TrainState
 
 BEST = "mask/AP"  # the metric that "best" is about
@@ -32,14 +34,21 @@ class Checkpoints:
     """The checkpoints of a work directory, for the run that writes them. Use as a context manager.
 
     Args:
-      folder: the work directory; they lie in its `checkpoints`.
+      folder: the work directory.
       report: takes a line for the user when a broken checkpoint is passed over.
+      place: where they lie, see `storage.choose`; if not given, where the work directory says.
     """
 
-    def __init__(self, folder: str | pathlib.Path, report: Callable[[str], None] = print):
-        self._folder, self._report = checkpoint_folder(folder), report
-        if jax.process_index() == 0:
-            integrity.tidy(self._folder, report)
+    def __init__(
+        self,
+        folder: str | pathlib.Path,
+        report: Callable[[str], None] = print,
+        place: epath.Path | None = None,
+    ):
+        self._folder, self._report = place or storage.where(folder), report
+        with storage.reaching(self._folder):
+            if jax.process_index() == 0:
+                integrity.tidy(self._folder, report)
         self._manager = _manager(self._folder, read_only=False)
         self._last: int | None = None
         self._quiet = contextlib.ExitStack()
@@ -57,6 +66,11 @@ class Checkpoints:
                 raise self._failure(error) from error
         finally:
             self._quiet.close()
+
+    @property
+    def place(self) -> epath.Path:
+        """The folder that they lie in, or what stands for one in a bucket."""
+        return self._folder
 
     @property
     def steps(self) -> list[int]:
@@ -160,17 +174,15 @@ class Checkpoints:
         return str(step)
 
     def _failure(self, error: Exception) -> OSError:
-        finished = [s for s in integrity.finished_steps(self._folder) if s != self._last]
-        newest = f"checkpoint {finished[-1]} is the newest" if finished else "there is no other yet"
+        try:
+            finished = [s for s in storage.finished_steps(self._folder) if s != self._last]
+            newest = f"checkpoint {finished[-1]} is the newest" if finished else "there is no other"
+        except OSError:
+            newest = "which are there cannot be seen at this moment"
         return OSError(
             f"Could not write checkpoint {self._last} to {self._folder}: {integrity.cause(error)} "
             f"({newest}). Free some space or mend the folder, then start again with the same command."
         )
-
-
-def checkpoint_folder(folder: str | pathlib.Path) -> pathlib.Path:
-    """Where the checkpoints of a work directory lie."""
-    return pathlib.Path(folder).expanduser().absolute() / "checkpoints"
 
 
 def restore_for_eval(
@@ -192,8 +204,8 @@ def restore_for_eval(
       ValueError: the checkpoint cannot be read.
     """
     config, categories = workdir.load_run(folder)
-    where = checkpoint_folder(folder)
-    steps = integrity.finished_steps(where)
+    where = storage.where(folder)
+    steps = storage.finished_steps(where)
     if not steps:
         raise FileNotFoundError(f"There is no finished checkpoint in {where}.")
     with _manager(where, read_only=True) as manager:
@@ -294,7 +306,7 @@ def _settings_that_differ(before: ConfigDict, config: ConfigDict) -> str:
     return f" {workdir.told(differ)}." if differ else ""
 
 
-def _manager(folder: pathlib.Path, *, read_only: bool) -> ocp.CheckpointManager:
+def _manager(folder: epath.Path, *, read_only: bool) -> ocp.CheckpointManager:
     score = lambda metrics: metrics.get(BEST, -1.0)  # noqa: E731
     keep = policies.AnyPreservationPolicy(
         [
@@ -315,7 +327,8 @@ def _manager(folder: pathlib.Path, *, read_only: bool) -> ocp.CheckpointManager:
         optimizer=ocp.StandardCheckpointHandler(),
         digest=ocp.JsonCheckpointHandler(),
     )
-    with integrity.without_warning("Given directory is read only"):  # as was asked for
+    quiet = integrity.without_warning("Given directory is read only")  # as was asked for
+    with storage.reaching(folder), quiet:
         return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
 
 
@@ -368,7 +381,7 @@ def _restore_variables(manager: ocp.CheckpointManager, step: int) -> dict[str, A
 
 
 def _choose(
-    manager: ocp.CheckpointManager, steps: list[int], step: str | int, where: pathlib.Path
+    manager: ocp.CheckpointManager, steps: list[int], step: str | int, where: epath.Path
 ) -> list[int]:
     """The steps to try, in order."""
     if step == "latest":

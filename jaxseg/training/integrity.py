@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pathlib
 import re
-import shutil
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,8 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from etils import epath
 
-from jaxseg.training import freeze
+from jaxseg.training import freeze, storage
 
 
 def digest(tree: Any) -> dict[str, int]:
@@ -65,20 +64,14 @@ def compare(saved: dict[str, Any], wanted: dict[str, Any], what: str) -> None:
             )
 
 
-def finished_steps(folder: pathlib.Path) -> list[int]:
-    """Steps of the checkpoints in a folder that have got their names, ascending."""
-    if not folder.is_dir():
-        return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir())
-
-
-def tidy(folder: pathlib.Path, report: Callable[[str], None]) -> None:
+def tidy(folder: epath.Path, report: Callable[[str], None]) -> None:
     """Before orbax looks at all checkpoints: ends removals that a kill cut short, sets aside what it would choke on."""
-    steps = finished_steps(folder)
+    steps = storage.finished_steps(folder)
     for step in steps:
         file = folder / str(step) / "metrics" / "metrics"
         if step != steps[-1] and not (folder / str(step) / "_CHECKPOINT_METADATA").exists():
-            shutil.rmtree(folder / str(step), ignore_errors=True)
+            with contextlib.suppress(OSError):
+                (folder / str(step)).rmtree(missing_ok=True)
             continue
         try:
             if file.exists():
@@ -88,15 +81,16 @@ def tidy(folder: pathlib.Path, report: Callable[[str], None]) -> None:
             set_aside(folder, str(step))
 
 
-def set_aside(folder: pathlib.Path, name: str) -> None:
+def set_aside(folder: epath.Path, name: str) -> None:
     """Renames `N` to `N.damaged`, which frees its number and loses nothing."""
     if jax.process_index() == 0 and (folder / name).exists():
-        target = folder / f"{name}.damaged"
+        taken = {path.name for path in storage.children(folder)}
+        target = f"{name}.damaged"
         number = 1
-        while target.exists():
+        while target in taken:
             number += 1
-            target = folder / f"{name}.damaged{number}"
-        (folder / name).rename(target)
+            target = f"{name}.damaged{number}"
+        storage.rename(folder / name, folder / target)
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ from jaxseg.training import (
     readable,
     setup,
     sharding,
+    storage,
     validation,
     workdir,
 )
@@ -94,6 +95,8 @@ def train(
         ended[1].print(console)
         return Result(folder, ended[0], True, ended[1])
 
+    place = storage.choose(folder, config.checkpoints)
+    config.checkpoints = storage.noted(folder, place)
     source, val = setup.open_data(config, console)
     config = setup.with_classes(config, source)
     mesh = sharding.make_mesh()
@@ -106,7 +109,8 @@ def train(
         plan = setup.plan_state(config, folder, model, mesh, source.categories, base)
         if jax.process_index() == 0:
             stack.enter_context(workdir.locked(folder))
-        saved = stack.enter_context(checkpoints.Checkpoints(folder, console.print))
+            storage.claim(folder, place)
+        saved = stack.enter_context(checkpoints.Checkpoints(folder, console.print, place))
         state = setup.first_state(config, folder, plan, mesh, saved, console)
         plan = dataclasses.replace(plan, start=None)  # its arrays need not stay
         writer = None
@@ -305,4 +309,5 @@ class _Run:
         report.print(self.console)
         files = validation.write_final(self.folder, step, report, self.val)
         names = ", ".join(path.name for path in files.values())
-        self.console.print(f"In {self.folder}: {names}, checkpoints/, {metrics.EVENTS}/.")
+        self.console.print(f"In {self.folder}: {names}, {metrics.EVENTS}/.")
+        self.console.print(f"Checkpoints: {self.saved.place}.")

@@ -21,7 +21,7 @@ from jaxseg import methods, paths
 from jaxseg.data import geometry, pipeline, sources
 from jaxseg.evaluation import coco
 from jaxseg.methods import maskplus
-from jaxseg.training import checkpoints, integrity, optimizer, sharding, starting, workdir
+from jaxseg.training import checkpoints, integrity, optimizer, sharding, starting, storage, workdir
 from jaxseg.training import state as states
 from jaxseg.training.state import TrainState
 
@@ -47,6 +47,7 @@ def checked(config: ConfigDict, base: ConfigDict | None) -> ConfigDict:
             raise ValueError(f"config.{key}={value!r}: must be a whole number >= {least}.")
     if config.seed >= 2**32:
         raise ValueError(f"config.seed={config.seed}: must be less than 2**32.")
+    config.checkpoints = storage.checked(config.get("checkpoints", ""))
     geometry.check(config.data)
     optimizer.make_schedule(config)
     coco.check_options(
@@ -163,11 +164,12 @@ def plan_state(
     shapes = {path: leaf.shape for path, leaf in variables.items()}
     read_start = functools.partial(_start, config, shapes, categories)
     plan = Plan(init, create, like, transform, schedule, read_start)
-    if not integrity.finished_steps(checkpoints.checkpoint_folder(folder)):
+    steps = storage.finished_steps(storage.choose(folder, config.get("checkpoints", "")))
+    if not steps:
         return dataclasses.replace(plan, start=read_start())
     changed = _differences(folder, config, base)
     _check_same_model(folder, changed, functools.partial(_is_start, config, shapes, categories))
-    _check_mask_weight(folder, config, changed)
+    _check_mask_weight(folder, config, changed, steps[-1])
     return dataclasses.replace(plan, changed=changed)
 
 
@@ -178,13 +180,12 @@ def _initial_variables(config: ConfigDict, model: nn.Module) -> tuple[Any, Any]:
 
 
 def _check_mask_weight(
-    folder: pathlib.Path, config: ConfigDict, changed: Mapping[str, tuple[Any, Any]]
+    folder: pathlib.Path, config: ConfigDict, changed: Mapping[str, tuple[Any, Any]], step: int
 ) -> None:
     """Raises ValueError where more steps would bring back the first part of biased training, which has passed."""
     if "train.steps" not in changed:
         return
     (before, after), model = changed["train.steps"], config.model
-    step = integrity.finished_steps(checkpoints.checkpoint_folder(folder))[-1]
     until = maskplus.biased_steps(model, after)
     if maskplus.biased_steps(model, before) <= step < until:
         raise ValueError(
@@ -387,4 +388,6 @@ def _differences(
     found = workdir.differences(before, config, base)
     if not config.model.num_classes:
         found.pop("model.num_classes", None)  # it is taken from the data set
+    if not config.get("checkpoints", ""):
+        found.pop("checkpoints", None)  # they stay where they are
     return found

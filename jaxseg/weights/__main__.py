@@ -13,6 +13,7 @@ from ml_collections import config_flags
 from rich.console import Console
 
 from jaxseg import cli
+from jaxseg.training import storage
 from jaxseg.weights import categories as categories_lib
 from jaxseg.weights import classes, files, hub, layouts, run
 
@@ -40,6 +41,7 @@ def main(argv: list[str]) -> None:
     source = argv[1]
     config = _CONFIG.value
     categories = categories_lib.read(_CATEGORIES.value) if _CATEGORIES.value else None
+    storage.checked(config.checkpoints)
     state_dict = files.load_file(hub.resolve(source))
     chosen = classes.parse(_CLASSES.value)
     folder = run.check_new(_WORKDIR.value)  # last: a mistake above leaves no folder

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Sequence
 
 from jaxseg.data.source import Category
-from jaxseg.training import checkpoints, optimizer, workdir
+from jaxseg.training import checkpoints, optimizer, storage, workdir
 from jaxseg.training import state as states
 from jaxseg.weights import files
 from jaxseg.weights.convert import Arrays, Imported
@@ -24,12 +25,12 @@ def check_new(folder: str | pathlib.Path) -> pathlib.Path:
       OSError: it cannot be written.
     """
     folder = workdir.prepare(folder)
-    half = checkpoints.checkpoint_folder(folder).exists() or (folder / REPORT_FILE).exists()
+    half = storage.where(folder).exists() or (folder / REPORT_FILE).exists()
     if half and not (folder / workdir.RUN_FILE).exists():
         raise ValueError(
             f"An import into {folder} was interrupted. Delete it, or choose another --workdir."
         )
-    if (folder / workdir.RUN_FILE).exists() or checkpoints.checkpoint_folder(folder).exists():
+    if (folder / workdir.RUN_FILE).exists() or storage.where(folder).exists():
         raise ValueError(f"There is a run in {folder} already. Choose another --workdir.")
     return folder
 
@@ -40,7 +41,7 @@ def write(
     """Writes `run.json`, checkpoint 0, and what is known of the file, `source`.
 
     Raises:
-      ValueError: not one category for each class.
+      ValueError: not one category for each class, or `config.checkpoints` cannot be taken.
       OSError: it cannot be written.
     """
     config = imported.config
@@ -51,7 +52,12 @@ def write(
     transform, _ = optimizer.make(config, imported.params)
     ema = config.optim.ema > 0
     state = states.create(imported.params, imported.batch_stats, transform, ema=ema)
-    with workdir.locked(folder), checkpoints.Checkpoints(folder) as saved:
+    place = storage.choose(folder, storage.checked(config.get("checkpoints", "")))
+    config.checkpoints = storage.noted(folder, place)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(workdir.locked(folder))
+        storage.claim(folder, place)
+        saved = stack.enter_context(checkpoints.Checkpoints(folder))
         saved.save(state)
         saved.wait()
         if imported.rest:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from ml_collections import ConfigDict
 
 from jaxseg.data.source import Category
-from jaxseg.training import checkpoints, integrity
+from jaxseg.training import storage
 from jaxseg.weights import categories as categories_lib
 from jaxseg.weights import convert, files, hub, layouts, run
 from jaxseg.weights.classes import Choice
@@ -54,7 +54,7 @@ def read(
 
 def untrained(folder: str | pathlib.Path) -> set[str]:
     """Paths of what is an initialiser's value in a run that was imported from a file and not trained since."""
-    if integrity.finished_steps(checkpoints.checkpoint_folder(folder)) != [0]:
+    if storage.finished_steps(storage.where(folder)) != [0]:
         return set()
     path = pathlib.Path(folder).expanduser() / run.REPORT_FILE
     report = json.loads(path.read_text()) if path.exists() else {}

@@ -69,6 +69,7 @@ MISTAKES = {
     "schedule": (dict(optim__schedule="linear"), "allowed are step, cosine"),
     "evaluator": (dict(eval__evaluator="coco"), "faster_coco_eval"),
     "init_from": (dict(init_from="/nonexistent"), "not the work directory of a training run"),
+    "checkpoints": (dict(checkpoints="s3://a/b"), r"config.checkpoints='s3://a/b': allowed are"),
     "seed": (dict(seed=-1), r"config.seed=-1: must be a whole number >= 0"),
     "images to evaluate": (dict(eval__max_images=-1), r"config.eval.max_images=-1: must be"),
     "evaluation batch": (dict(eval__batch_size=0), r"config.eval.batch_size=0: must be"),

@@ -1,0 +1,338 @@
+"""Checkpoints beside the work directory: found again, nobody else's, and of the same bits."""
+
+import importlib
+import io
+import json
+import os
+import pathlib
+import shutil
+import threading
+
+import jax
+import numpy as np
+import pytest
+import test_checkpoints as saves
+
+from jaxseg.training import checkpoints, integrity, storage, workdir
+
+
+def begin(folder, place):
+    """What `loop.train` does for a run in `folder` with `config.checkpoints=place`."""
+    folder = workdir.prepare(folder)
+    chosen = storage.choose(folder, storage.checked(str(place)))
+    storage.claim(folder, chosen)
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def near(tmp_path_factory):
+    """A work directory with three checkpoints in it, of which the first is gone and the second is the best."""
+    folder = tmp_path_factory.mktemp("near")
+    saves.fill(folder, [0.1, 0.9, 0.3])
+    return folder
+
+
+@pytest.fixture
+def far(tmp_path, near):
+    """(work directory, the folder in which its run saves), with the same checkpoints."""
+    folder, place = tmp_path / "run", tmp_path / "disk" / "r50"
+    begin(folder, place)
+    shutil.copytree(near / "checkpoints", place, dirs_exist_ok=True)
+    shutil.copy(near / "run.json", folder)
+    return folder, place
+
+
+def test_what_is_saved_elsewhere_is_found_with_the_work_directory_alone(far):
+    folder, place = far
+    assert sorted(os.listdir(folder)) == ["checkpoints.json", "run.json"]
+    assert sorted(os.listdir(place)) == ["2", "3", "checkpoints.json"]
+    assert storage.where(folder) == storage.choose(folder, "") == storage.path(place)
+    assert storage.finished_steps(storage.where(folder)) == [2, 3]
+    found, told = saves.restore(folder)
+    jax.tree.map(np.testing.assert_array_equal, found, saves.make_state(3))
+    assert not told
+    assert checkpoints.restore_for_eval(folder, "best")[3] == 2
+
+
+def test_it_has_the_bits_of_what_is_saved_in_the_work_directory(near, tmp_path):
+    begin(tmp_path / "run", tmp_path / "place")
+    saves.fill(tmp_path / "run", [0.1, 0.9, 0.3])
+    assert sorted(os.listdir(tmp_path / "place")) == ["2", "3", "checkpoints.json"]
+    digests = [
+        json.loads((place / "3" / "digest" / "metadata").read_text())
+        for place in (tmp_path / "place", near / "checkpoints")
+    ]
+    assert digests[0] == digests[1]
+
+
+def test_a_damaged_newest_and_half_a_save_are_passed_over_there(far):
+    folder, place = far
+    saves.flip_a_bit(place / "3")
+    shutil.copytree(place / "2", place / "4.orbax-checkpoint-tmp")
+    found, told = saves.restore(folder)
+    assert int(found.step) == 2 and "Checkpoint 3 is damaged and passed over" in told
+    assert sorted(os.listdir(place)) == ["2", "3.damaged", "checkpoints.json"]
+
+
+def test_without_the_setting_nothing_is_noted(tmp_path):
+    chosen = begin(tmp_path, "")
+    assert chosen == storage.where(tmp_path) == storage.path(tmp_path / "checkpoints")
+    assert begin(tmp_path, tmp_path / "checkpoints") == chosen
+    assert not os.listdir(tmp_path)
+    assert storage.noted(tmp_path, chosen) == ""
+
+
+def test_a_place_is_for_one_run(far, tmp_path):
+    folder, place = far
+    other = workdir.prepare(tmp_path / "other")
+    with pytest.raises(ValueError, match=rf"{place} are those of the run in {folder}, and not of"):
+        begin(other, place)
+    (folder / "checkpoints.json").unlink()  # another run was begun in its work directory
+    with pytest.raises(ValueError, match="are those of the run in"):
+        begin(folder, place)
+    assert not os.listdir(other)
+    assert storage.finished_steps(storage.path(place)) == [2, 3]
+
+
+def test_of_two_runs_that_begin_at_a_time_one_is_refused(tmp_path, monkeypatch):
+    """Both see that the place is free before either takes it."""
+    both, result = threading.Barrier(2), {}
+    create = storage._create
+
+    def at_once(*arguments):
+        both.wait(timeout=30)
+        create(*arguments)
+
+    monkeypatch.setattr(storage, "_create", at_once)
+
+    def run(name):
+        try:
+            result[name] = begin(tmp_path / name, tmp_path / "place")
+        except ValueError as error:
+            result[name] = error
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (loser,) = [name for name, what in result.items() if isinstance(what, ValueError)]
+    assert "Another run has just begun to save to" in str(result[loser])
+    assert not os.listdir(tmp_path / loser)
+    winner = json.loads((tmp_path / "place" / "checkpoints.json").read_text())["workdir"]
+    assert winner == str(tmp_path / ("b" if loser == "a" else "a"))
+
+
+def test_checkpoints_that_are_nobodys_are_not_mixed_with_a_runs(tmp_path):
+    place = saves.fill(tmp_path / "copy", [None])
+    with pytest.raises(
+        ValueError, match=r"There are checkpoints in .* already \(the newest is 1\)"
+    ):
+        begin(tmp_path / "run", place)
+    shutil.rmtree(place)
+    with pytest.raises(ValueError, match=rf"belongs to the run in {tmp_path / 'copy'}"):
+        begin(tmp_path / "run", place)
+
+
+def test_a_work_directory_does_not_save_where_another_run_does(tmp_path):
+    begin(tmp_path / "a", tmp_path / "b" / "checkpoints")
+    with pytest.raises(ValueError, match=rf"are those of the run in {tmp_path / 'a'}"):
+        begin(tmp_path / "b", "")
+
+
+def test_a_run_with_checkpoints_stays_where_it_is(far, near, tmp_path):
+    folder, place = far
+    with pytest.raises(ValueError, match=rf"\(the newest is 3\) in {place}. Leave config.checkp"):
+        begin(folder, tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=rf"\(the newest is 3\) in {near}/checkpoints\. Leave"):
+        begin(near, tmp_path / "elsewhere")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_checkpoints_that_were_moved_with_their_record_are_taken(far, tmp_path):
+    folder, place = far
+    place.rename(tmp_path / "moved")
+    assert begin(folder, tmp_path / "moved") == storage.where(folder)
+    assert int(saves.restore(folder)[0].step) == 3
+
+
+def test_a_lost_work_directory_is_replaced_by_the_record_as_the_message_says(far, tmp_path):
+    folder, place = far
+    shutil.rmtree(folder)
+    with pytest.raises(ValueError) as refused:
+        begin(folder, place)
+    assert f"copy {place}/checkpoints.json to {folder}/checkpoints.json" in str(refused.value)
+    shutil.copy(place / "checkpoints.json", folder / "checkpoints.json")
+    begin(folder, place)
+    assert int(saves.restore(folder)[0].step) == 3
+
+
+def test_a_place_without_checkpoints_may_be_left_and_is_free_again(tmp_path):
+    begin(tmp_path / "run", tmp_path / "first")
+    begin(tmp_path / "run", tmp_path / "second")
+    assert storage.where(tmp_path / "run") == storage.path(tmp_path / "second")
+    begin(tmp_path / "other", tmp_path / "first")
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "/proc/jaxseg"])
+def test_a_place_that_cannot_be_written(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    folder, place = tmp_path / "run", tmp_path / name
+    with pytest.raises(
+        OSError, match=rf"config.checkpoints: {place} cannot be written: .*\. Choose"
+    ):
+        begin(folder, place)
+    assert not os.listdir(folder)
+
+
+def test_a_full_disk_leaves_no_half_a_record(tmp_path, monkeypatch):
+    class Full(io.StringIO):
+        def __init__(self, file, *_, **__):
+            super().__init__()
+            pathlib.Path(file).touch()
+
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage, "open", Full, raising=False)
+    with pytest.raises(OSError, match=r"cannot be written: No space left on device\. Choose"):
+        begin(tmp_path / "run", tmp_path / "place")
+    monkeypatch.undo()
+    assert not os.listdir(tmp_path / "place") and not os.listdir(tmp_path / "run")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"place": 1, "run": "", "workdir": ""}'])
+def test_a_damaged_record_is_named(tmp_path, text):
+    (tmp_path / "checkpoints.json").write_text(text)
+    with pytest.raises(ValueError, match=r"checkpoints.json, which says where .* is damaged"):
+        storage.where(tmp_path)
+
+
+WRONG = {
+    "s3://bucket/run": "allowed are .* a folder, and gs://BUCKET/PATH",
+    "file:///runs": "allowed are",
+    "gs:/bucket/run": "allowed are",
+    "gs://": "allowed are",
+    "GS://bucket/run": "allowed are",
+    "/gs/bucket/run": "folders below /gs are not supported",
+    " runs": "has spaces around it",
+    "gs://bucket": "a path in the bucket is needed, e.g. gs://bucket/runs/r50",
+    "gs://bucket/": "a path in the bucket is needed",
+    "gs://Bucket/run": "'Bucket' is no name of a bucket",
+    "gs://b/run": "'b' is no name of a bucket",
+    "gs:///run": "'' is no name of a bucket",
+    "gs://my..bucket/run": "is no name of a bucket",
+    "gs://bucket//run": "an empty part",
+    "gs://bucket/../run": "a part of dots",
+    "gs://bucket/r*": "one of the characters",
+}
+
+
+@pytest.mark.parametrize("place", WRONG)
+def test_what_is_no_place_is_told_with_what_is_one(place):
+    with pytest.raises(ValueError, match=WRONG[place]):
+        storage.checked(place)
+    with pytest.raises(ValueError, match="must be a string"):
+        storage.checked(3)
+
+
+def test_the_work_directory_itself_is_no_place(tmp_path):
+    with pytest.raises(ValueError, match="is the work directory itself"):
+        begin(tmp_path, tmp_path)
+
+
+def test_a_place_is_named_in_full(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert storage.checked("big/../r50/") == str(tmp_path / "r50")
+    assert storage.checked("~/r50") == "/home/me/r50"
+    assert storage.checked("") == ""
+
+
+@pytest.mark.parametrize("lacking", ["gcsfs", "google.cloud.storage"])
+def test_what_gs_needs_is_named_if_it_is_missing(monkeypatch, lacking):
+    def without(name):
+        if name == lacking:
+            raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(storage, "importlib", type("", (), {"import_module": without}))
+    with pytest.raises(ImportError, match=rf'module {lacking}, .* pip install "jaxseg\[gcs\]"'):
+        storage.checked("gs://bucket/run")
+
+
+class Bucket:
+    """The part of gcsfs that is used past etils, over a dictionary of objects by name."""
+
+    def __init__(self, *names):
+        self.objects = {name: name.encode() for name in names}
+
+    def find(self, prefix):
+        prefix = f"{prefix.removeprefix('gs://')}/"
+        return sorted(name for name in self.objects if name.startswith(prefix))
+
+    def copy(self, name, target):
+        self.objects[target.removeprefix("gs://")] = self.objects[name]
+
+    def pipe_file(self, name, value, mode):
+        name = name.removeprefix("gs://")
+        if mode == "create" and name in self.objects:
+            raise FileExistsError(name)
+        self.objects[name] = value
+
+    # What etils calls of it.
+    def exists(self, name):
+        name = str(name).removeprefix("gs://")
+        return name in self.objects or bool(self.find(name))
+
+    def isdir(self, name):
+        return bool(self.find(str(name)))
+
+    def listdir(self, name, detail=False):
+        prefix = f"{str(name).removeprefix('gs://')}/"
+        found = {prefix + n.removeprefix(prefix).partition("/")[0] for n in self.find(str(name))}
+        if not found:
+            raise FileNotFoundError(name)
+        return sorted(found)
+
+    def rm(self, name, recursive):
+        for inner in self.find(str(name)):
+            del self.objects[inner]
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """Puts a dictionary of objects where etils and `storage` expect gcsfs."""
+    found = Bucket()
+    backend = importlib.import_module("etils.epath.backend").fsspec_backend
+    monkeypatch.setattr(backend, "_get_filesystem", lambda name: found)
+    monkeypatch.setattr(storage, "_gcs", lambda: found)
+    monkeypatch.setattr(storage, "_NEEDED", ())
+    return found
+
+
+def test_in_a_bucket_the_last_object_makes_a_checkpoint_finished(bucket):
+    place = storage.path("gs://bucket/run")
+    assert storage.finished_steps(place) == []
+    bucket.objects = dict.fromkeys(
+        ("bucket/run/3/commit_success.txt", "bucket/run/3/x/y", "bucket/run/6/x/y"), b""
+    )
+    assert storage.finished_steps(place) == [3]
+
+
+def test_in_a_bucket_a_damaged_checkpoint_is_set_aside_object_by_object(bucket):
+    names = [f"bucket/run/3/{n}" for n in ("commit_success.txt", "variables/d/x")]
+    bucket.objects = {name: name.encode() for name in [*names, "bucket/run/30/x"]}
+    integrity.set_aside(storage.path("gs://bucket/run"), "3")
+    moved = {name.replace("/3/", "/3.damaged/"): name.encode() for name in names}
+    assert bucket.objects == {**moved, "bucket/run/30/x": b"bucket/run/30/x"}
+
+
+def test_what_a_bucket_refuses_is_told_with_what_to_look_after(bucket, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("Forbidden: bucket/run\ndetails")  # of a library: any kind
+
+    monkeypatch.setattr(bucket, "listdir", refuse)
+    with pytest.raises(
+        OSError, match=r"gs://bucket/run cannot be reached: RuntimeError: Forbidden: .*credentials"
+    ):
+        storage.finished_steps(storage.path("gs://bucket/run"))
