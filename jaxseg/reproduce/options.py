@@ -109,7 +109,7 @@ def parse_settings(words: Sequence[str]) -> dict[str, str]:
         if not key or not given:
             raise ValueError(f"--set={word}: KEY=VALUE is needed, e.g. model.dtype=bfloat16.")
         if key in tables.OWN:
-            source = {"seed": "--seeds", "init_from": "--weights"}[key]
+            source = {"seed": "--seeds", "init_from": "--weights", "checkpoints": "--workdir"}[key]
             raise ValueError(f"--set={word}: {key} differs from row to row; see {source}.")
         if key in found:
             raise ValueError(f"--set: {key} is given twice, {found[key]} and {value}.")

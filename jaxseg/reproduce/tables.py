@@ -20,6 +20,7 @@ EVALUATION = ("data.", "eval.", "model.test.")  # what an evaluation may set oth
 OWN = {
     "seed": "--seeds",
     "init_from": "start_from or weights",
+    "checkpoints": "--workdir",
 }  # what the runner sets, and from what
 KINDS = ("mask", "box", "boundary")
 METRICS = coco.names()

@@ -73,6 +73,26 @@ def test_a_signal_saves_and_the_run_goes_on(tmp_path, whole, number):
     runs.assert_same(tmp_path, whole)
 
 
+def test_a_run_that_saves_elsewhere_ends_with_the_same_bits(tmp_path, whole):
+    folder, place = tmp_path / "run", tmp_path / "disk" / "checkpoints"
+    config = standin.make_config()
+    config.checkpoints = str(place)
+    result, _ = runs.train(folder, config, hook=send(signal.SIGTERM, "step 4/"))
+    assert not result.finished and sorted(os.listdir(place)) == ["3", "4", "checkpoints.json"]
+    with pytest.raises(ValueError, match=rf"are those of the run in {folder}"):
+        runs.train(tmp_path / "other", config)
+    assert not os.listdir(tmp_path / "other")
+    result, console = runs.train(folder)  # its work directory says where they are
+    assert result.finished and "Resumed from step 4" in console.text
+    assert f"Checkpoints: {place}." in console.text and "Changed since" not in console.text
+    assert not (folder / "checkpoints").exists()
+    runs.assert_same(folder, whole, place=place)
+    found, *_, step = checkpoints.restore_for_eval(folder)
+    assert (found.checkpoints, step) == (str(place), 12)
+    _, console = runs.train(folder, config)
+    assert "nothing is trained" in console.text and "Changed since" not in console.text
+
+
 def assert_steps_once(folder):
     steps = [(x["split"], x["step"]) for x in runs.log(folder)]
     assert len(steps) == len(set(steps))
