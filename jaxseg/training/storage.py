@@ -91,7 +91,7 @@ def choose(folder: str | os.PathLike, wanted: str) -> epath.Path:
     Raises:
       ValueError: another run saves there, or there are checkpoints of one; or this run has its checkpoints elsewhere.
       ImportError: as `path` raises.
-      OSError: it cannot be reached.
+      OSError: it cannot be reached, or what this run has saved is not there any more.
     """
     folder = _absolute(folder)
     if wanted == str(folder):
@@ -108,6 +108,8 @@ def choose(folder: str | os.PathLike, wanted: str) -> epath.Path:
             "Choose another config.checkpoints, or delete that folder if nobody needs it. If it is this run, and its "
             f"work directory was lost: copy {place / RECORD} to {folder / RECORD} and start again."
         )
+    if own is not None and not mine and (folder / "run.json").exists():
+        _check_there(before, folder)
     if there is None and place != before:
         _check_free(place, folder)
         if found := finished_steps(before):
@@ -244,6 +246,16 @@ def _is_finished(step: epath.Path) -> bool:
     return step.is_dir()
 
 
+def _check_there(place: epath.Path, folder: pathlib.Path) -> None:
+    """Raises FileNotFoundError if the record of a run is gone from its place, so that it does not begin anew."""
+    if _record(place) is None:
+        raise FileNotFoundError(
+            f"The run in {folder} has its checkpoints in {place}, and there is no {RECORD} any more. Is the disk not "
+            f"mounted, or the folder moved (give its place as config.checkpoints)? If only the file was lost, copy "
+            f"{folder / RECORD} there; to begin anew choose another --workdir."
+        )
+
+
 def _check_free(place: epath.Path, folder: pathlib.Path) -> None:
     """Raises ValueError if there are checkpoints in a place that no run has noted as its own, or will be."""
     if found := finished_steps(place):
@@ -264,9 +276,10 @@ def _take(place: epath.Path, record: dict[str, str]) -> None:
     text = json.dumps(record, indent=1)
     with reaching(place), _writing(place):
         place.mkdir(parents=True, exist_ok=True)
-        if _record(place) is None:
+        there = _record(place)
+        if there is None:
             _create(place / RECORD, text)
-        else:
+        elif there["run"] == record["run"]:
             _replace(place / RECORD, text)
     there = _record(place)
     if there is None or there["run"] != record["run"]:
@@ -280,14 +293,24 @@ def _create(file: epath.Path, text: str) -> None:
     with contextlib.suppress(FileExistsError):
         if is_bucket(file):
             _gcs().pipe_file(str(file), text.encode(), mode="create")
-            return
-        with open(file, "x", encoding="utf-8") as stream:
-            try:
-                stream.write(text)
-                stream.flush()
-            except OSError:
-                os.unlink(file)
-                raise
+        else:
+            _create_whole(pathlib.Path(file), text)
+
+
+def _create_whole(file: pathlib.Path, text: str) -> None:
+    """Raises FileExistsError if the file is there; nobody sees a half of it."""
+    temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        try:
+            os.link(temporary, file)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links, such as a mounted bucket
+            if not file.exists():
+                os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _gcs() -> fsspec.AbstractFileSystem:

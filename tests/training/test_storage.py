@@ -1,7 +1,6 @@
 """Checkpoints beside the work directory: found again, nobody else's, and of the same bits."""
 
 import importlib
-import io
 import json
 import os
 import pathlib
@@ -87,7 +86,7 @@ def test_a_place_is_for_one_run(far, tmp_path):
     other = workdir.prepare(tmp_path / "other")
     with pytest.raises(ValueError, match=rf"{place} are those of the run in {folder}, and not of"):
         begin(other, place)
-    (folder / "checkpoints.json").unlink()  # another run was begun in its work directory
+    (folder / "checkpoints.json").unlink()
     with pytest.raises(ValueError, match="are those of the run in"):
         begin(folder, place)
     assert not os.listdir(other)
@@ -123,6 +122,36 @@ def test_of_two_runs_that_begin_at_a_time_one_is_refused(tmp_path, monkeypatch):
     assert winner == str(tmp_path / ("b" if loser == "a" else "a"))
 
 
+def test_a_file_system_without_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(os, "link", refuse)
+    begin(tmp_path / "a", tmp_path / "place")
+    assert os.listdir(tmp_path / "place") == ["checkpoints.json"]
+    with pytest.raises(ValueError, match="are those of the run in"):
+        begin(tmp_path / "b", tmp_path / "place")
+
+
+def test_what_another_run_wrote_meanwhile_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "choose", lambda folder, wanted: storage.path(wanted))
+    place = begin(tmp_path / "a", tmp_path / "place")
+    before = (place / "checkpoints.json").read_text()
+    with pytest.raises(ValueError, match="Another run has just begun to save to"):
+        begin(tmp_path / "b", tmp_path / "place")
+    assert (place / "checkpoints.json").read_text() == before
+
+
+def test_a_run_does_not_begin_anew_where_its_disk_is_gone(far, tmp_path):
+    folder, place = far
+    place.rename(tmp_path / "moved")
+    for wanted in ("", place, tmp_path / "elsewhere"):
+        with pytest.raises(FileNotFoundError, match=rf"has its checkpoints in {place}, and there"):
+            begin(folder, wanted)
+    assert begin(folder, tmp_path / "moved") == storage.where(folder)  # with its record
+    assert int(saves.restore(folder)[0].step) == 3
+
+
 def test_checkpoints_that_are_nobodys_are_not_mixed_with_a_runs(tmp_path):
     place = saves.fill(tmp_path / "copy", [None])
     with pytest.raises(
@@ -147,13 +176,6 @@ def test_a_run_with_checkpoints_stays_where_it_is(far, near, tmp_path):
     with pytest.raises(ValueError, match=rf"\(the newest is 3\) in {near}/checkpoints\. Leave"):
         begin(near, tmp_path / "elsewhere")
     assert not (tmp_path / "elsewhere").exists()
-
-
-def test_checkpoints_that_were_moved_with_their_record_are_taken(far, tmp_path):
-    folder, place = far
-    place.rename(tmp_path / "moved")
-    assert begin(folder, tmp_path / "moved") == storage.where(folder)
-    assert int(saves.restore(folder)[0].step) == 3
 
 
 def test_a_lost_work_directory_is_replaced_by_the_record_as_the_message_says(far, tmp_path):
@@ -186,15 +208,11 @@ def test_a_place_that_cannot_be_written(tmp_path, name):
 
 
 def test_a_full_disk_leaves_no_half_a_record(tmp_path, monkeypatch):
-    class Full(io.StringIO):
-        def __init__(self, file, *_, **__):
-            super().__init__()
-            pathlib.Path(file).touch()
+    def full(file, *_, **__):
+        file.touch()
+        raise OSError(28, "No space left on device")
 
-        def write(self, text):
-            raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(storage, "open", Full, raising=False)
+    monkeypatch.setattr(pathlib.Path, "write_text", full)
     with pytest.raises(OSError, match=r"cannot be written: No space left on device\. Choose"):
         begin(tmp_path / "run", tmp_path / "place")
     monkeypatch.undo()
