@@ -48,6 +48,7 @@ def test_the_command_writes_a_run_and_the_file_comes_back(tmp_path):
         "--config=configs/mask_rcnn.py:r18,coco",
         *(f"--config.model.{key}={value}" for key, value in SMALL.items()),
         f"--workdir={tmp_path / 'run'}",
+        f"--config.checkpoints={tmp_path / 'disk'}",
     ]
     done = command("jaxseg.weights", source, *arguments, f"--categories={names}")
     assert done.returncode == 0, done.stderr
@@ -55,6 +56,7 @@ def test_the_command_writes_a_run_and_the_file_comes_back(tmp_path):
     assert "classes  5: ant, bee, cat, dog, eel" in done.stdout
 
     config, found, variables, step = checkpoints.restore_for_eval(tmp_path / "run")
+    assert set(os.listdir(tmp_path / "disk")) == {"0", "checkpoints.json"}
     assert step == 0 and config.model.num_classes == 5
     assert found == tuple(Category(i, n) for i, n in enumerate(NAMES, 3))
     imported = weights.from_torchvision(state_dict, foreign.config(MODEL))
