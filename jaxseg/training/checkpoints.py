@@ -176,7 +176,9 @@ class Checkpoints:
     def _failure(self, error: Exception) -> OSError:
         try:
             finished = [s for s in storage.finished_steps(self._folder) if s != self._last]
-            newest = f"checkpoint {finished[-1]} is the newest" if finished else "there is no other"
+            newest = (
+                f"checkpoint {finished[-1]} is the newest" if finished else "there is no other yet"
+            )
         except OSError:
             newest = "which are there cannot be seen at this moment"
         return OSError(
