@@ -66,6 +66,8 @@ def compare(saved: dict[str, Any], wanted: dict[str, Any], what: str) -> None:
 
 def tidy(folder: epath.Path, report: Callable[[str], None]) -> None:
     """Before orbax looks at all checkpoints: ends removals that a kill cut short, sets aside what it would choke on."""
+    for step in storage.cut_short(folder):
+        report(f"The save of checkpoint {step} was cut short; what there is of it is removed.")
     steps = storage.finished_steps(folder)
     for step in steps:
         file = folder / str(step) / "metrics" / "metrics"

@@ -166,6 +166,18 @@ def finished_steps(place: epath.Path) -> list[int]:
     return sorted(map(int, done))
 
 
+def cut_short(place: epath.Path) -> list[int]:
+    """Steps whose save a kill left half written, ascending; orbax removes what is there of them."""
+    names = [x.name for x in children(place)]
+    if is_bucket(place):
+        found = {int(n) for n in names if n.isdigit() and not _is_finished(place / n)}
+    else:
+        found = {
+            int(n.partition(".")[0]) for n in names if re.match(r"\d+\.orbax-checkpoint-tmp", n)
+        }
+    return sorted(found)
+
+
 def children(place: epath.Path) -> list[epath.Path]:
     """What lies in a folder; nothing if there is none."""
     try:

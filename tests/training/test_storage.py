@@ -70,6 +70,7 @@ def test_a_damaged_newest_and_half_a_save_are_passed_over_there(far):
     shutil.copytree(place / "2", place / "4.orbax-checkpoint-tmp")
     found, told = saves.restore(folder)
     assert int(found.step) == 2 and "Checkpoint 3 is damaged and passed over" in told
+    assert "The save of checkpoint 4 was cut short" in told
     assert sorted(os.listdir(place)) == ["2", "3.damaged", "checkpoints.json"]
 
 
@@ -334,7 +335,7 @@ def test_in_a_bucket_the_last_object_makes_a_checkpoint_finished(bucket):
     bucket.objects = dict.fromkeys(
         ("bucket/run/3/commit_success.txt", "bucket/run/3/x/y", "bucket/run/6/x/y"), b""
     )
-    assert storage.finished_steps(place) == [3]
+    assert storage.finished_steps(place) == [3] and storage.cut_short(place) == [6]
 
 
 def test_in_a_bucket_a_damaged_checkpoint_is_set_aside_object_by_object(bucket):
