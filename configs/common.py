@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 def data() -> ConfigDict:
     """COCO 2017 with Detectron2's multi-scale recipe."""
     config = ConfigDict()
-    config.source = "coco_json"  # coco_json | shapes
+    config.source = "coco_json"  # coco_json | shapes | tfds: prepared, in the folder `root`
     config.root = ""  # relative paths below start here
     config.train = ConfigDict(
         {"images": "train2017", "annotations": "annotations/instances_train2017.json"}
@@ -22,6 +22,8 @@ def data() -> ConfigDict:
     # Of test servers: eval.split=test_dev (--split=test-dev) and test_challenge write files for COCO's.
     config.test_dev = ConfigDict({"images": "", "annotations": ""})
     config.test_challenge = ConfigDict({"images": "", "annotations": ""})
+    config.tfds = ConfigDict()  # for source="tfds"; see docs/data.md
+    config.tfds.name = "coco2017"  # | lvis_v1 | cityscapes_instances | own, or what it was given
     config.keep_empty = False  # train on images without annotations
     config.shapes = ConfigDict()  # for source="shapes"
     config.shapes.train = 0  # images a split
@@ -339,6 +341,7 @@ def own_data(config: ConfigDict) -> None:
     for split in ("train", "val", "test"):
         config.data[split].images = split
         config.data[split].annotations = f"annotations/instances_{split}.json"
+    config.data.tfds.name = "own"
     config.data.keep_empty = True
 
 
@@ -347,6 +350,7 @@ def lvis(config: ConfigDict) -> None:
     for split in ("train", "val"):
         config.data[split].images = "."
         config.data[split].annotations = f"annotations/lvis_v1_{split}.json"
+    config.data.tfds.name = "lvis_v1"
     config.data.max_instances = 300
     config.model.num_classes = 1203
     config.model.test.max_detections = config.eval.max_detections = 300
@@ -358,6 +362,7 @@ def cityscapes(config: ConfigDict) -> None:
     for split in ("train", "val", "test"):
         config.data[split].images = f"leftImg8bit/{split}"
         config.data[split].annotations = f"annotations/instancesonly_filtered_gtFine_{split}.json"
+    config.data.tfds.name = "cityscapes_instances"
     config.data.buckets = ((1024, 2048),)
     config.data.resize.short = tuple(range(800, 1025, 32))
     config.data.resize.max = config.data.eval_resize.max = 2048

@@ -4,7 +4,8 @@
   python train.py --config=configs/mask_rcnn.py:r50,1x,coco,root=/data/coco --workdir=runs/r50 --config.init_from=...
 
 Arguments, each optional: `r18|r50|r101|x101_32x8d|x101_32x4d|r101_dcn|r101_dcnv2` (docs/models.md); schedule
-`1x|2x|3x`; data `own|coco|lvis|cityscapes|shapes`; `root=DIR`, where the images and the annotations are; `pretrained`;
+`1x|2x|3x`; data `own|coco|lvis|cityscapes|shapes`; `root=DIR`, where the images and the annotations are; `tfds`, the
+data set was prepared by `python -m jaxseg.data.prepare` with DIR as --data_dir (docs/data.md); `pretrained`;
 `ranked`, Rank & Sort losses in the place of sampling (docs/methods/brefine.md); the scale, `small|runlocal`; the
 papers' own training recipes, `atmask|maskplus|mr_rcnn|brefine` (configs/recipes.py); and the conventions of other
 libraries, `torchvision|torchvision_v2|detectron2|mmdet`, see below.
@@ -73,6 +74,7 @@ def get_config(arg=None):
         schedule=("1x", "2x", "3x"),
         data=("auto", "own", "coco", "lvis", "cityscapes", "shapes"),
         root="",
+        tfds=False,
         pretrained=False,
         ranked=False,
         small=False,
@@ -129,7 +131,11 @@ def _set_data(config, arg):
     if arg.data == "shapes":
         if arg.root:
             raise ValueError(f"Config argument root={arg.root!r}: `shapes` are drawn, not read.")
+        if arg.tfds:
+            raise ValueError("Config argument tfds: `shapes` are drawn, not read.")
         common.shapes_data(config)
+    if arg.tfds:
+        config.data.source = "tfds"
     if own or arg.data == "shapes":
         config.model.num_classes = 0
         if arg.like == "jaxseg" and not arg.pretrained:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class CocoJson:
         entries = data["images"]
         missing = self._missing(entries)
         groups = _group(data.get("annotations", ()), entries, self.categories, self.problems)
-        self._store = _Store([[item for item, _ in group] for group in groups])
+        self._store = Store([[item for item, _ in group] for group in groups])
         self.infos = tuple(
             source.ImageInfo(
                 e["id"],
@@ -57,13 +58,7 @@ class CocoJson:
             for e, group in zip(entries, groups, strict=True)
         )
         self._truth: dict[str, Any] | None = None
-        told = problems_lib.Problems()
-        for info in self.infos:
-            if info.missing:
-                told.add("image file is missing", info.file_name)
-        parts = [problems.summary() for problems in (told, self.problems) if problems.total()]
-        if parts:
-            logging.warning("%s: skipped %s", self.path, "; ".join(parts))
+        warn_of_skipped(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_truth": None}  # workers do not need it
@@ -105,23 +100,38 @@ class CocoJson:
         return self._truth
 
     def _read_truth(self) -> dict[str, Any]:
-        data = coco_format.load(self.path)
-        annotations = []
-        groups = _group(
-            data.get("annotations", ()), data["images"], self.categories, problems_lib.Problems()
-        )
-        for group in groups:
-            for item, original in group:
-                x0, y0, x1, y1 = map(float, item.box)
-                defaults = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": item.area, "iscrowd": 0}
-                given = {key: value for key, value in original.items() if value is not None}
-                annotations.append(defaults | given)
-        ids = [annotation.get("id") for annotation in annotations]
-        # The evaluators take the id 0 for "no match" and mix up objects that share one.
-        if len(set(ids)) < len(ids) or not all(type(i) is int and i > 0 for i in ids):
-            for number, annotation in enumerate(annotations, 1):
-                annotation["id"] = number
-        return {**data, "annotations": annotations}
+        return complete(coco_format.load(self.path), self.categories)
+
+
+def warn_of_skipped(opened: source.Source) -> None:
+    """Tells in one warning what of a source with a `path` is missing or cannot be used."""
+    told = problems_lib.Problems()
+    for info in opened.infos:
+        if info.missing:
+            told.add("image file is missing", info.file_name)
+    parts = [problems.summary() for problems in (told, opened.problems) if problems.total()]
+    if parts:
+        logging.warning("%s: skipped %s", opened.path, "; ".join(parts))
+
+
+def complete(data: dict[str, Any], categories: Sequence[source.Category]) -> dict[str, Any]:
+    """A COCO file's content without objects that cannot be used, and with the ids, boxes and areas that it lacks."""
+    annotations = []
+    groups = _group(
+        data.get("annotations", ()), data["images"], categories, problems_lib.Problems()
+    )
+    for group in groups:
+        for item, original in group:
+            x0, y0, x1, y1 = map(float, item.box)
+            defaults = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": item.area, "iscrowd": 0}
+            given = {key: value for key, value in original.items() if value is not None}
+            annotations.append(defaults | given)
+    ids = [annotation.get("id") for annotation in annotations]
+    # The evaluators take the id 0 for "no match" and mix up objects that share one.
+    if len(set(ids)) < len(ids) or not all(type(i) is int and i > 0 for i in ids):
+        for number, annotation in enumerate(annotations, 1):
+            annotation["id"] = number
+    return {**data, "annotations": annotations}
 
 
 def _group(annotations, entries, categories, problems):
@@ -144,7 +154,7 @@ def _group(annotations, entries, categories, problems):
     return groups
 
 
-class _Store:
+class Store:
     """Instances of all images in flat arrays; segmentations as bytes, one after another."""
 
     def __init__(self, groups: list[list[source.Instance]]):

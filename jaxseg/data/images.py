@@ -42,6 +42,13 @@ def read(path: str, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "H
         raise source.ImageError("image file is missing", path) from None
     except OSError as error:
         raise source.ImageError(f"image file is not readable ({error.strerror})", path) from None
+    return decode(data, path, size)
+
+
+def decode(
+    data: UInt8[np.ndarray, "N"], path: str, size: tuple[int, int] | None = None
+) -> UInt8[np.ndarray, "H W 3"]:
+    """As `read`, of a file's content; `path` is what errors call it."""
     orientation, complete = _inspect(data)
     if not complete:
         raise source.ImageError("image file is truncated", path)

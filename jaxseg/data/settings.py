@@ -10,8 +10,9 @@ from typing import Any
 from absl import logging
 
 from jaxseg.data import resize as resize_lib
+from jaxseg.data.prepare import layout
 
-SOURCES = ("coco_json", "shapes")
+SOURCES = ("coco_json", "shapes", "tfds")
 MODES = ("shortest_edge", "lsj")
 STRIDE = 32  # of the network's coarsest level but the pooled one
 
@@ -30,7 +31,7 @@ def check(data: Any) -> None:
       ValueError: a value without sense; the message has the key, the value, and what is allowed.
     """
     if data.source not in SOURCES:
-        raise ValueError(f"data.source={data.source!r}: allowed are {' and '.join(SOURCES)}.")
+        raise ValueError(f"data.source={data.source!r}: allowed are coco_json, shapes and tfds.")
     _check_buckets(data.buckets)
     _check_resize(data)
     if not _is_number(data.flip) or not 0 <= data.flip <= 1:
@@ -51,6 +52,22 @@ def check(data: Any) -> None:
         )
     if data.source == "shapes":
         check_shapes(data.shapes)
+    if data.source == "tfds":
+        _check_prepared(data)
+
+
+def _check_prepared(data: Any) -> None:
+    name = data.tfds.name
+    if not isinstance(name, str) or not layout.NAME.fullmatch(name):
+        raise ValueError(
+            f"data.tfds.name={name!r}: the name of a prepared data set is needed (lower-case letters, digits and _), "
+            "e.g. coco2017, lvis_v1, cityscapes_instances or own."
+        )
+    if not data.root:
+        raise ValueError(
+            "data.root is empty: with data.source='tfds' it is the --data_dir of jaxseg.data.prepare, e.g. "
+            "--config.data.root=DIR."
+        )
 
 
 def check_shapes(shapes: Any, prefix: str = "data.shapes.") -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from jaxseg.data import coco_json, shapes
+from jaxseg.data import coco_json, shapes, tfds_source
 from jaxseg.data.source import Category, ImageError, ImageInfo, Instance, Source
 
 __all__ = ["Category", "ImageError", "ImageInfo", "Instance", "Source", "open_source"]
@@ -16,17 +16,22 @@ def open_source(data: Any, split: str) -> Source:
 
     Args:
       data: `config.data`, see configs/common.py.
-      split: "train", "val" or any other key of `data` that holds `images` and `annotations`.
+      split: "train", "val" or any other key of `data` that holds `images` and `annotations`; of a prepared data set,
+        any split that it has. A dash is read as an underscore.
 
     Raises:
       ValueError: unknown source or split, a split whose keys are empty, or a faulty annotation file.
       FileNotFoundError: the folder or the annotation file does not exist.
+      ImportError: a package for prepared data sets is not installed.
     """
+    split = split.replace("-", "_")
     if data.source == "shapes":
         return shapes.open_split(data.shapes, split)
     if data.source == "coco_json":
         return _open_coco(data, split)
-    raise ValueError(f"data.source={data.source!r}: allowed are coco_json and shapes.")
+    if data.source == "tfds":
+        return tfds_source.TfdsSource(data.root, data.tfds.name, split)
+    raise ValueError(f"data.source={data.source!r}: allowed are coco_json, shapes and tfds.")
 
 
 def _open_coco(data: Any, split: str) -> coco_json.CocoJson:
