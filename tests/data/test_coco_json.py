@@ -232,7 +232,7 @@ def test_unknown_names(tmp_path):
     with pytest.raises(ValueError, match=r"'tset': data has .*train, val"):
         sources.open_source(config.data, "tset")
     config.data.source = "imagenet"
-    with pytest.raises(ValueError, match="'imagenet': allowed are coco_json and shapes"):
+    with pytest.raises(ValueError, match="'imagenet': allowed are coco_json, shapes and tfds"):
         sources.open_source(config.data, "train")
 
 

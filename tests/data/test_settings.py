@@ -19,7 +19,10 @@ NAN = float("nan")
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"source": "imagenet"}, r"data\.source='imagenet': allowed are coco_json and shapes"),
+        (
+            {"source": "imagenet"},
+            r"data\.source='imagenet': allowed are coco_json, shapes and tfds",
+        ),
         ({"buckets": ()}, r"data\.buckets=\(\): one or more pairs"),
         ({"buckets": (512, 512)}, r"512 is no pair"),
         ({"buckets": ((512,),)}, r"\(512,\) is no pair"),

@@ -76,7 +76,7 @@ MISTAKES = {
     "buckets": (dict(data__buckets=((100, 100),)), r"data.buckets"),
     "objects": (dict(data__max_instances=0), r"data.max_instances"),
     "no images": (dict(data__shapes__train=0), r"shapes.train|training set"),
-    "source": (dict(data__source="voc"), "allowed are coco_json and shapes"),
+    "source": (dict(data__source="voc"), "allowed are coco_json, shapes and tfds"),
 }
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 from pycocotools import mask as mask_utils
 
+from jaxseg.data import images as images_lib
 from jaxseg.data.prepare import inputs
 
 CLASSES = {
@@ -73,7 +74,7 @@ def open_split(split: str, images: str, annotations: str) -> inputs.Input:
         number = position + 1
         if annotated:
             return convert(read_ids(found[position]), number, files[position])
-        height, width = cv2.imread(found[position], cv2.IMREAD_UNCHANGED).shape[:2]
+        height, width = images_lib.read(found[position]).shape[:2]
         return {"id": number, "file_name": files[position], "height": height, "width": width}, []
 
     names = hashlib.sha256("\n".join(files).encode()).hexdigest()
