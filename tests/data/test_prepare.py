@@ -124,7 +124,7 @@ def test_missing_images(folder, tmp_path):
     assert_same(*opened)
     with pytest.raises(sources.ImageError, match="image file is missing"):
         opened[1].image(2)
-    for path in (folder / "val").iterdir():
+    for path in [*(folder / "val").iterdir(), *(folder / "train").iterdir()]:
         path.unlink()
     with pytest.raises(ValueError, match="Not one image of split val is there"):
         prepared.prepare(folder, tmp_path / "d", splits=("val",), partial=True)

@@ -79,7 +79,8 @@ def _other_split(kind: str, given: inputs.Input, images: str, found: list[int]) 
         ):
             raise ValueError(
                 f"{given.origin} is to be split {given.split}, but none of its images is in {given.folder} and all are "
-                f"in {folder}: it is the annotation file of split {other}. Give each split its own."
+                f"in {folder}: it is the annotation file of split {other}, or the images of split {given.split} are "
+                "not there. Give each split its own annotation file and images."
             )
 
 
