@@ -51,6 +51,8 @@ NAN = float("nan")
         ({"source": "shapes", "shapes.size": (8, 50)}, r"at least 16 pixels"),
         ({"source": "shapes", "shapes.size": (64,)}, r"two whole numbers"),
         ({"source": "shapes", "shapes.objects": (5, 3)}, r"data\.shapes\.objects=\(5, 3\)"),
+        ({"source": "tfds"}, r"data\.root is empty"),
+        ({"source": "tfds", "root": "d", "tfds.name": "My Data"}, r"data\.tfds\.name='My Data'"),
         ({"source": "shapes", "shapes.seed": -1}, r"data\.shapes\.seed=-1"),
     ],
 )

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from configs import mask_rcnn
-from jaxseg.data import browse, pipeline, source, sources
-from jaxseg.data.prepare import library
+from jaxseg.data import browse, pipeline, settings, source, sources
+from jaxseg.data.prepare import catalogue, library
 from tests.data import coco_folder, prepared
 
 
@@ -116,6 +116,16 @@ def test_tfds_opens_it_alone(folders):
     first, second = done.stdout.splitlines()
     assert first == "[1, 2, 3, 4, 5, 6, 7] " + " ".join(f"{i}.png" for i in range(1, 8))
     assert second == f"{(folders[0] / 'train' / '2.png').stat().st_size} [2, 101, 102]"
+
+
+@pytest.mark.parametrize("kind", ["coco", "lvis", "cityscapes", "folder"])
+def test_config_arguments_name_what_was_prepared(kind):
+    made = mask_rcnn.get_config(f"{kind.replace('folder', 'own')},tfds,root=DIR").data
+    assert (made.source, made.root) == ("tfds", "DIR")
+    assert made.tfds.name == catalogue.KINDS[kind].name
+    settings.check(made)
+    with pytest.raises(ValueError, match="`shapes` are drawn, not read"):
+        mask_rcnn.get_config("shapes,tfds")
 
 
 def test_what_is_not_there(folders, tmp_path):

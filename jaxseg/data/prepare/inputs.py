@@ -51,7 +51,7 @@ def from_json(split: str, annotations: str, folder: str) -> Input:
 
     Raises:
       FileNotFoundError: no such annotation file or folder.
-      ValueError: as `coco_format.load`; no images; an image's name leads out of the folder.
+      ValueError: as `coco_format.load`; no images.
     """
     for path, what in ((annotations, "Annotation file"), (folder, "Image folder")):
         if not os.path.exists(path):
