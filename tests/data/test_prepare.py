@@ -351,3 +351,5 @@ def test_program(folder, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert "val: 2 images in 1 shards" in done.stdout
+    prepared.prepare(folder, tmp_path / "here", splits=("val",))  # another process, the same bytes
+    assert prepared.content(tmp_path / "d") == prepared.content(tmp_path / "here")

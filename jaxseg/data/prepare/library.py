@@ -24,6 +24,15 @@ def array_record() -> ModuleType:
     return _module("array_record.python.array_record_module")
 
 
+def example_proto() -> type:
+    """The message that a record is, tf.train.Example as tfds brings it along.
+
+    Raises:
+      ImportError: tensorflow_datasets is not installed.
+    """
+    return _module("tensorflow_datasets.proto").tf_example_pb2.Example
+
+
 def _module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)

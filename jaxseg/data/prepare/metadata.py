@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pathlib
 import shutil
 from typing import Any
 
+from jaxseg import atomic
 from jaxseg.data.prepare import layout, library, records
 
 _INFO = "dataset_info.json"
@@ -39,8 +42,11 @@ def write(folder: str, name: str, indices: list[dict[str, Any]], extras: tuple[s
     os.mkdir(made)
     info.write_to_directory(made)
     for file in sorted(os.listdir(made), key=lambda file: file == _INFO):
-        os.replace(os.path.join(made, file), os.path.join(folder, file))
-    os.rmdir(made)
+        with open(os.path.join(made, file), encoding="utf-8") as written:
+            content = json.load(written)
+        with atomic.replacing(pathlib.Path(folder, file)) as out:  # tfds' order of keys varies
+            json.dump(content, out, indent=2, sort_keys=True)
+    shutil.rmtree(made)
 
 
 def _metadata(indices: list[dict[str, Any]]) -> dict[str, Any]:

@@ -86,6 +86,12 @@ def to_example(
     return {**example, "image": image, "objects": _objects(annotations, labels)}
 
 
+def serialize(features: Any, example: Mapping[str, Any]) -> bytes:
+    """The bytes of a record: the same in every process, while tfds leaves the order of the features to chance."""
+    message = library.example_proto().FromString(features.serialize_example(example))
+    return message.SerializeToString(deterministic=True)
+
+
 def from_example(
     example: Mapping[str, Any], extras: Sequence[str] = ()
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -120,8 +120,8 @@ class _Job:
         entry, annotations = self._given.read(position)
         example = records.to_example(entry, annotations, self._labels, content, self.extras)
         return (
-            self._features.serialize_example(example),
-            self._features.serialize_example(example | {"image": b""}),
+            records.serialize(self._features, example),
+            records.serialize(self._features, example | {"image": b""}),
         )
 
     def write(
