@@ -342,7 +342,6 @@ def own_data(config: ConfigDict) -> None:
         config.data[split].images = split
         config.data[split].annotations = f"annotations/instances_{split}.json"
     config.data.tfds.name = "own"
-    _no_test_servers(config)
     config.data.keep_empty = True
 
 
@@ -352,7 +351,6 @@ def lvis(config: ConfigDict) -> None:
         config.data[split].images = "."
         config.data[split].annotations = f"annotations/lvis_v1_{split}.json"
     config.data.tfds.name = "lvis_v1"
-    _no_test_servers(config)
     config.data.max_instances = 300
     config.model.num_classes = 1203
     config.model.test.max_detections = config.eval.max_detections = 300
@@ -365,18 +363,11 @@ def cityscapes(config: ConfigDict) -> None:
         config.data[split].images = f"leftImg8bit/{split}"
         config.data[split].annotations = f"annotations/instancesonly_filtered_gtFine_{split}.json"
     config.data.tfds.name = "cityscapes_instances"
-    _no_test_servers(config)
     config.data.buckets = ((1024, 2048),)
     config.data.resize.short = tuple(range(800, 1025, 32))
     config.data.resize.max = config.data.eval_resize.max = 2048
     config.data.eval_resize.short = 1024
     config.model.num_classes = 8
-
-
-def _no_test_servers(config: ConfigDict) -> None:
-    """COCO's are of no use to other data."""
-    for split in ("test_dev", "test_challenge"):
-        config.data[split].images = config.data[split].annotations = ""
 
 
 def shapes_data(config: ConfigDict) -> None:
