@@ -34,7 +34,8 @@ def prepare(options: Options, folder: str, name: str, split: str, console: Conso
     known = next((other for other in whole if other["split"] == split), None)
     todo = [n for n in range(job.count) if not job.is_whole(n, known and known["shards"])]
     _check_room(folder, sum(max(sizes[p], 0) for n in todo for p in job.positions(n)))
-    with Progress(console=console, transient=True) as progress:
+    hidden = not console.is_terminal  # of a log only the lines are kept
+    with Progress(console=console, transient=True, disable=hidden) as progress:
         task = progress.add_task(split, total=sum(job.plan["shards"][n] for n in todo))
         with futures.ThreadPoolExecutor(_READERS) as pool:
             for number in todo:
