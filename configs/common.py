@@ -322,6 +322,8 @@ def base() -> ConfigDict:
     config.eval.evaluator = "faster_coco_eval"  # or pycocotools
     config.eval.split = "val"
     config.eval.max_images = 0  # 0: all
+    # Processes that paste masks; 0: in this process; -1: as many as cores but one (for the main process), at most 4.
+    config.eval.workers = -1
     config.eval.step = "latest"  # latest | best | a number
     return config
 
@@ -460,4 +462,4 @@ def run_local(config: ConfigDict) -> None:
     config.train.batch_size = 2
     config.train.steps, config.train.log_every = 10, 2
     config.train.eval_every = config.train.save_every = 5
-    config.eval.batch_size, config.eval.max_images = 2, 8
+    config.eval.batch_size, config.eval.max_images, config.eval.workers = 2, 8, 0

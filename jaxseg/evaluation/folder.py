@@ -13,6 +13,7 @@ from rich.progress import track
 
 from jaxseg.data.problems import Problems
 from jaxseg.data.source import ImageError
+from jaxseg.evaluation import results as results_lib
 from jaxseg.evaluation.report import make_folder, write_text
 from jaxseg.visualization import write_image
 
@@ -104,7 +105,7 @@ def predict_files(
             "categories": [{"id": c.id, "name": c.name} for c in categories],
         }
         write_text(out / "images.json", json.dumps(listing, indent=1))
-        write_text(out / "results.json", json.dumps(results))
+        results_lib.save(out / "results.json", results)
     if not images:
         raise ValueError(f"None of the {len(files)} images could be read: {problems.summary()}.")
     return len(results), problems

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -15,9 +15,9 @@ from ml_collections import ConfigDict
 from rich import progress as rich_progress
 
 from jaxseg.data import pipeline
-from jaxseg.evaluation import coco
+from jaxseg.evaluation import coco, pasters
 from jaxseg.evaluation.report import Report
-from jaxseg.evaluation.results import detections_to_results
+from jaxseg.evaluation.results import host_images
 from jaxseg.structures import Batch, Detections
 
 
@@ -28,61 +28,70 @@ def run(
     *,
     mask_threshold: float = 0.5,
     paste: str = "continuous",
-    workers: int = 1,
+    workers: int = pasters.AUTOMATIC,
     advance: Callable[[int], None] | None = None,
 ) -> list[dict]:
     """Detects in all batches and returns the COCO results in the order of the images.
 
     Args:
       detect: a jitted function; it is called without waiting, so that the device has its next batch
-        while threads bring the last one to the host and paste its masks.
+        while the last one comes to the host and its masks are pasted.
       batches: `HostBatch`es, e.g. of `jaxseg.data.pipeline.eval_batches`.
       categories: the data set's categories in the order of the class indices; `id` is used. None: a class that the
         data set does not have; what is found of it is left out.
       mask_threshold: pixels with at least this probability belong to an object.
       paste: how masks are pasted, see `results.paste_region`.
-      workers: threads that paste; twice as many batches wait at most. One pastes about 10,000 masks
-        a second, and more of them get in each other's way unless masks are large.
+      workers: processes that paste, see `pasters.count`; 0: a thread of this process. The results are the same. Twice
+        as many batches wait at most, whatever the device's speed.
       advance: called with the number of images after each batch that is done.
 
     Returns:
       COCO result dicts, see `results.detections_to_results`.
+
+    Raises:
+      ValueError: a number of workers that is not allowed, or an unknown way to paste.
+      WorkerDied: a process that pastes was killed.
     """
+    workers = pasters.count(workers)
     category_ids = [None if category is None else category.id for category in categories]
-
-    def finish(host_batch, detections) -> tuple[int, list[dict]]:
-        found = detections_to_results(
-            jax.device_get(detections),
-            np.where(host_batch.batch.valid, host_batch.image_ids, -1),
-            host_batch.batch.image_size,
-            host_batch.original_size,
-            category_ids,
-            mask_threshold=mask_threshold,
-            paste=paste,
-        )
-        found = [result for result in found if result["category_id"] is not None]
-        return int(np.count_nonzero(host_batch.image_ids >= 0)), found
-
     results: list[dict] = []
+    pending: deque = deque()
 
-    def collect(future) -> None:
-        images, found = future.result()
-        results.extend(found)
+    def collect() -> None:
+        images, future = pending.popleft()
+        results.extend(future.result())
         if advance is not None:
             advance(images)
 
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="paste")
-    pending: deque = deque()
-    try:
+    with pasters.Pasters(workers) as pool:
         for host_batch in batches:
-            pending.append(pool.submit(finish, host_batch, detect(host_batch.batch)))
-            if len(pending) > 2 * workers:
-                collect(pending.popleft())
+            prepare = functools.partial(
+                _to_paste, host_batch, detect(host_batch.batch), category_ids
+            )
+            images = int(np.count_nonzero(host_batch.image_ids >= 0))
+            future = pool.submit(prepare, mask_threshold=mask_threshold, paste=paste)
+            pending.append((images, future))
+            for _, future in pending:
+                if future.done():
+                    future.result()  # raises what went wrong there: it need not wait for its turn
+            if len(pending) > 2 * max(1, workers):
+                collect()
         while pending:
-            collect(pending.popleft())
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+            collect()
     return results
+
+
+def _to_paste(
+    host_batch: pipeline.HostBatch, detections: Detections, category_ids: Sequence[int | None]
+) -> list[dict[str, Any]]:
+    """Brings a batch's detections to the host; see `results.host_images`."""
+    return host_images(
+        jax.device_get(detections),
+        np.where(host_batch.batch.valid, host_batch.image_ids, -1),
+        host_batch.batch.image_size,
+        host_batch.original_size,
+        category_ids,
+    )
 
 
 def evaluate_source(
@@ -113,6 +122,8 @@ def evaluate_source(
     """
     options = dict(max_detections=config.eval.max_detections, evaluator=config.eval.evaluator)
     coco.check_options("bbox", **options)
+    workers = config.eval.get("workers", pasters.AUTOMATIC)  # runs of earlier versions have none
+    pasters.check(workers)
     skipped = Counter(source.problems.counts)
     batches = pipeline.eval_batches(config, source, batch_size=config.eval.batch_size)
     infos = source.infos[: config.eval.max_images or None]
@@ -124,6 +135,7 @@ def evaluate_source(
             source.categories if categories is None else categories,
             mask_threshold=config.model.test.mask_threshold,
             paste=config.model.test.paste,
+            workers=workers,
             advance=advance,
         )
     seconds = time.perf_counter() - start

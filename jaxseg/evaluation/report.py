@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxseg import atomic
+from jaxseg.evaluation import results as results_lib
 from jaxseg.evaluation.coco import Metrics
 
 _CLASS_COLUMNS = ("AP", "AP50")  # all twelve are in metrics.json
@@ -107,7 +108,7 @@ class Report:
         """
         folder = pathlib.Path(folder)
         files = {"results": folder / "results.json"}
-        write_text(files["results"], json.dumps(self.results))
+        results_lib.save(files["results"], self.results)
         if self.box:
             files |= {"metrics": folder / "metrics.json", "table": folder / "metrics.md"}
             write_text(files["metrics"], json.dumps(self.to_dict(), indent=1))

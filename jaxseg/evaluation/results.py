@@ -3,7 +3,7 @@
 A mask is a small grid of probabilities over its box. It is pasted with continuous coordinates
 (bilinear between cell centres, zero outside, the semantics of Detectron2's `grid_sample`), one mask
 at a time and only on the pixels that its box reaches, and goes straight into run lengths: no
-full-size mask is ever made.
+full-size mask is ever made. Processes that paste (`pasters`) import this module: it needs no jax.
 
 `paste="torchvision"` pastes as torchvision's Mask R-CNN does instead: the grid gets a border of zeros, its box grows
 with it and is cut to whole pixels, and what the bilinear resize gives must be above the threshold.
@@ -11,12 +11,40 @@ with it and is cut to whole pixels, and what the bilinear resize gives must be a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pycocotools import mask as mask_utils
 
-from jaxseg.structures import Detections
+from jaxseg import atomic
+from jaxseg.evaluation.rle import decode, region_rle
+
+if TYPE_CHECKING:
+    from jaxseg.structures import Detections
+
+__all__ = [
+    "PASTES",
+    "clip",
+    "decode",
+    "detections_to_results",
+    "host_images",
+    "image_results",
+    "paste_region",
+    "paste_rle",
+    "region_rle",
+    "save",
+    "to_original",
+]
+_WRITTEN = 1000  # results that are JSON in memory at once
+# Masks whose weights are computed at once: fewer calls, and still within a core's cache.
+_TOGETHER = 16
+# Multiplications in a matrix product up to which OpenBLAS starts no threads: those would wait for each other, busily,
+# for longer than the product takes.
+_SERIAL = 1 << 18
 
 
 def detections_to_results(
@@ -24,7 +52,7 @@ def detections_to_results(
     image_ids: np.ndarray,
     image_size: np.ndarray,
     original_size: np.ndarray,
-    category_ids: Sequence[int],
+    category_ids: Sequence[int | None],
     *,
     mask_threshold: float = 0.5,
     paste: str = "continuous",
@@ -36,7 +64,8 @@ def detections_to_results(
       image_ids: (B,) int; entries below 0 only fill up the batch and give no results.
       image_size: (B, 2) (height, width) of the image within the network input.
       original_size: (B, 2) (height, width) of the image file.
-      category_ids: the data set's category id of each class index.
+      category_ids: the data set's category id of each class index. None: a class that the data set does not have;
+        what is found of it is left out.
       mask_threshold: pixels with at least this probability belong to the object.
       paste: see `paste_region`.
 
@@ -45,24 +74,42 @@ def detections_to_results(
       image) and segmentation (compressed RLE, str). Boxes that have no area within the image are
       left out.
     """
-    results = []
+    images = host_images(detections, image_ids, image_size, original_size, category_ids)
+    options = dict(mask_threshold=mask_threshold, paste=paste)
+    return [result for image in images for result in image_results(**image, **options)]
+
+
+def host_images(
+    detections: Detections,
+    image_ids: np.ndarray,
+    image_size: np.ndarray,
+    original_size: np.ndarray,
+    category_ids: Sequence[int | None],
+) -> list[dict[str, Any]]:
+    """Arguments of `image_results` for each image of a batch, only of what is valid and of classes with an id: what a
+    process that pastes has to be told. Arguments as of `detections_to_results`.
+    """
+    has_id = np.array([category_id is not None for category_id in category_ids], bool)
+    images = []
     for b, image_id in enumerate(np.asarray(image_ids).tolist()):
         if image_id < 0:
             continue
-        valid = np.asarray(detections.valid[b])
-        results += image_results(
-            np.asarray(detections.boxes[b])[valid],
-            np.asarray(detections.scores[b])[valid],
-            np.asarray(detections.classes[b])[valid],
-            np.asarray(detections.masks[b])[valid],
-            image_id=image_id,
-            image_size=image_size[b],
-            original_size=original_size[b],
-            category_ids=category_ids,
-            mask_threshold=mask_threshold,
-            paste=paste,
+        classes = np.asarray(detections.classes[b])
+        kept = np.flatnonzero(detections.valid[b])
+        kept = kept[has_id[classes[kept]]]
+        images.append(
+            {
+                "boxes": np.asarray(detections.boxes[b])[kept],
+                "scores": np.asarray(detections.scores[b])[kept],
+                "classes": classes[kept],
+                "masks": np.asarray(np.asarray(detections.masks[b])[kept], np.float32),
+                "image_id": image_id,
+                "image_size": tuple(np.asarray(image_size[b]).tolist()),
+                "original_size": tuple(np.asarray(original_size[b]).tolist()),
+                "category_ids": list(category_ids),
+            }
         )
-    return results
+    return images
 
 
 def image_results(
@@ -84,9 +131,11 @@ def image_results(
     size = (int(original_size[0]), int(original_size[1]))
     boxes = to_original(boxes, image_size, size)
     clipped = clip(boxes, size)
-    masks = np.asarray(masks, np.float32)
+    kept = np.flatnonzero((clipped[:, 2:] > clipped[:, :2]).all(axis=1))
+    masks = np.asarray(masks, np.float32)[kept]
+    regions = _regions(masks, boxes[kept], size, mask_threshold, paste)
     results = []
-    for d in np.flatnonzero((clipped[:, 2:] > clipped[:, :2]).all(axis=1)).tolist():
+    for d, region in zip(kept.tolist(), regions, strict=True):
         x0, y0, x1, y1 = clipped[d].tolist()
         results.append(
             {
@@ -94,10 +143,26 @@ def image_results(
                 "category_id": category_ids[int(classes[d])],
                 "score": round(float(scores[d]), 7),
                 "bbox": [round(x0, 3), round(y0, 3), round(x1 - x0, 3), round(y1 - y0, 3)],
-                "segmentation": paste_rle(masks[d], boxes[d], size, mask_threshold, paste),
+                "segmentation": region_rle(*region, size),
             }
         )
     return results
+
+
+def save(path: str | os.PathLike, results: Iterable[Mapping[str, Any]]) -> None:
+    """Writes results as a JSON list, some at a time: no text of all of them is ever in memory. The file, whose folder
+    is made, appears whole or not at all.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    entries = iter(results)
+    with atomic.replacing(path) as file:
+        file.write("[")
+        between = ""
+        while some := list(itertools.islice(entries, _WRITTEN)):
+            file.write(between + json.dumps(some)[1:-1])
+            between = ", "
+        file.write("]")
 
 
 def to_original(
@@ -139,48 +204,108 @@ def paste_region(
     Raises:
       ValueError: an unknown way to paste.
     """
+    (region,) = _regions(probabilities[None], np.asarray(box)[None], size, threshold, paste)
+    return region
+
+
+def _regions(
+    masks: np.ndarray,
+    boxes: np.ndarray,
+    size: tuple[int, int],
+    threshold: float,
+    paste: str,
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """`paste_region` of each of masks (D, h, w) and boxes (D, 4), one after another."""
     if paste not in PASTES:
         raise ValueError(f"paste={paste!r}: allowed are {', '.join(PASTES)}.")
     axis, belongs = PASTES[paste]
-    x0, y0, x1, y1 = np.asarray(box, np.float64).tolist()
-    rows, across = probabilities.shape
-    x, weights_x = axis(x0, x1, across, size[1])
-    y, weights_y = axis(y0, y1, rows, size[0])
-    return x, y, belongs(weights_x @ probabilities.T @ weights_y.T, threshold)
+    rows, across = masks.shape[1:]
+    boxes = np.asarray(boxes, np.float64)
+    for start in range(0, len(masks), _TOGETHER):
+        some = slice(start, start + _TOGETHER)
+        x0, y0, x1, y1 = boxes[some].T
+        with np.errstate(over="ignore", invalid="ignore"):  # boxes that are not finite
+            columns = axis(x0, x1, across, size[1])
+            lines = axis(y0, y1, rows, size[0])
+        for mask, (x, wx), (y, wy) in zip(masks[some], columns, lines, strict=True):
+            yield x, y, belongs(_product(_product(wx, mask.T), wy.T), threshold)
 
 
-def _axis(low: float, high: float, cells: int, limit: int) -> tuple[int, np.ndarray]:
-    """First pixel and bilinear weights (pixels, cells) of one axis; a cell's weight falls to 0 at
+def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The matrix product of float32 arrays, in parts that this thread computes alone."""
+    step = max(1, _SERIAL // max(1, b.size))
+    if len(a) <= step:
+        return a @ b
+    out = np.empty((len(a), b.shape[1]), np.float32)
+    for i in range(0, len(a), step):
+        np.matmul(a[i : i + step], b, out=out[i : i + step])
+    return out
+
+
+def _axis(
+    low: np.ndarray, high: np.ndarray, cells: int, limit: int
+) -> list[tuple[int, np.ndarray]]:
+    """First pixel and bilinear weights (pixels, cells) of one axis of each box; a cell's weight falls to 0 at
     the next cell's centre.
     """
     step = (high - low) / cells
-    if not (step > 0 and np.isfinite(step)):
-        return 0, np.zeros((0, cells), np.float32)
-    first = min(max(int(np.floor(low - step / 2)), 0), limit)
-    last = min(max(int(np.ceil(high + step / 2)), first), limit)
-    position = ((np.arange(first, last) + 0.5 - low) / step - 0.5).astype(np.float32)
-    distance = np.abs(position[:, None] - np.arange(cells, dtype=np.float32))
-    return first, np.maximum(1 - distance, 0)
+    there = (step > 0) & np.isfinite(step)
+    low, step = np.where(there, low, 0), np.where(there, step, 1)
+    high = np.where(there, high, 0)
+    first = np.clip(np.floor(low - step / 2), 0, limit)
+    last = np.clip(np.ceil(high + step / 2), first, limit)
+    last = np.where(there, last, first)
+    pixel, box = _pixels(first, last)
+    position = ((pixel + 0.5 - low[box]) / step[box] - 0.5).astype(np.float32)
+    return _split(first, last, _hat(position, np.arange(cells, dtype=np.float32)))
 
 
-def _whole_pixel_axis(low: float, high: float, cells: int, limit: int) -> tuple[int, np.ndarray]:
+def _whole_pixel_axis(
+    low: np.ndarray, high: np.ndarray, cells: int, limit: int
+) -> list[tuple[int, np.ndarray]]:
     """As `_axis`, the way torchvision does it."""
     # In float32, as there: which whole pixel a corner is cut to may depend on its last bit.
-    low, high = np.float32(low), np.float32(high)
+    low, high = low.astype(np.float32), high.astype(np.float32)
     middle, half = (high + low) * np.float32(0.5), (high - low) * np.float32(0.5)
-    half *= np.float32((cells + 2) / cells)
-    if not np.isfinite(middle + half):
-        return 0, np.zeros((0, cells), np.float32)
-    start, end = int(middle - half), int(middle + half)  # cut towards zero
-    count = max(end - start + 1, 1)
-    first, last = max(start, 0), min(end + 1, limit)
-    if last <= first:
-        return 0, np.zeros((0, cells), np.float32)
+    half = half * np.float32((cells + 2) / cells)
+    there = np.isfinite(middle + half)
+    middle, half = np.where(there, middle, 0), np.where(there, half, 0)
+    start = np.trunc(middle - half).astype(np.float64)  # cut towards zero
+    end = np.trunc(middle + half).astype(np.float64)
+    count = np.maximum(end - start + 1, 1)
+    first, last = np.maximum(start, 0), np.minimum(end + 1, limit)
+    there &= last > first
+    first, last = np.where(there, first, 0), np.where(there, last, 0)
     # Pixel i of `count` is a bilinear sample of the bordered grid, whose first and last cells are 0.
-    place = (np.arange(first - start, last - start) + 0.5) * ((cells + 2) / count) - 0.5
+    pixel, box = _pixels(first, last)
+    place = (pixel - start[box] + 0.5) * ((cells + 2) / count[box]) - 0.5
     place = np.clip(place, 0, cells + 1).astype(np.float32)
-    distance = np.abs(place[:, None] - np.arange(1, cells + 1, dtype=np.float32))
-    return first, np.maximum(1 - distance, 0)
+    return _split(first, last, _hat(place, np.arange(1, cells + 1, dtype=np.float32)))
+
+
+def _pixels(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The whole numbers from `first` up to `last`, without it, of one box after another, and whose they are."""
+    count = (last - first).astype(np.int64)
+    box = np.repeat(np.arange(len(count)), count)
+    return np.arange(len(box)) + (first - np.cumsum(count) + count)[box], box
+
+
+def _hat(position: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """(P,), (C,) -> (P, C): 1 less the distance, at least 0."""
+    weights = position[:, None] - cells
+    np.abs(weights, out=weights)
+    np.subtract(1, weights, out=weights)
+    return np.maximum(weights, 0, out=weights)
+
+
+def _split(
+    first: np.ndarray, last: np.ndarray, weights: np.ndarray
+) -> list[tuple[int, np.ndarray]]:
+    """Each box's first pixel and its part of the weights."""
+    ends = np.cumsum(last - first).astype(int).tolist()
+    starts = [0, *ends[:-1]]
+    places = zip(first.astype(int).tolist(), starts, ends, strict=True)
+    return [(x, weights[start:end]) for x, start, end in places]
 
 
 # How a mask is pasted: the weights of an axis, and which probabilities belong to the object.
@@ -199,32 +324,3 @@ def paste_rle(
 ) -> dict:
     """`paste_region` as a compressed COCO RLE of the whole image, with str counts (ready for JSON)."""
     return region_rle(*paste_region(probabilities, box, size, threshold, paste), size)
-
-
-def region_rle(x: int, y: int, region: np.ndarray, size: tuple[int, int]) -> dict:
-    """A mask (width, height) whose first pixel is (x, y), as the compressed RLE of an image of
-    (height, width).
-    """
-    height, width = size
-    columns, rows = region.shape
-    padded = np.zeros(columns * (rows + 1) + 1, bool)  # a gap after each column ends its last run
-    padded[1:].reshape(columns, rows + 1)[:, :rows] = region
-    column, row = np.divmod(np.flatnonzero(padded[1:] != padded[:-1]), rows + 1)
-    edges = (
-        (x + column) * height + y + row
-    )  # starts and ends of the runs in the whole image, in turn
-    if rows == height:  # runs may go on from a column's foot to the head of the next
-        whole = np.flatnonzero(edges[1:-1:2] == edges[2::2])
-        edges = np.delete(edges, np.concatenate([2 * whole + 1, 2 * whole + 2]))
-    bounds = np.empty(edges.size + 2, np.int64)
-    bounds[0], bounds[1:-1], bounds[-1] = 0, edges, height * width
-    counts = (bounds[1:] - bounds[:-1]).tolist()
-    if counts[-1] == 0:  # the mask reaches the last pixel
-        counts.pop()
-    rle = mask_utils.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-    return {"size": [height, width], "counts": rle["counts"].decode()}
-
-
-def decode(rle: dict) -> np.ndarray:
-    """A compressed RLE -> bool (height, width)."""
-    return mask_utils.decode(rle).astype(bool)

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from jaxseg import methods, paths
 from jaxseg.data import geometry, pipeline, sources
-from jaxseg.evaluation import coco
+from jaxseg.evaluation import coco, pasters
 from jaxseg.methods import maskplus
 from jaxseg.training import checkpoints, integrity, optimizer, sharding, starting, storage, workdir
 from jaxseg.training import state as states
@@ -53,6 +53,7 @@ def checked(config: ConfigDict, base: ConfigDict | None) -> ConfigDict:
     coco.check_options(
         "bbox", max_detections=config.eval.max_detections, evaluator=config.eval.evaluator
     )
+    pasters.check(config.eval.get("workers", pasters.AUTOMATIC))
     if config.deterministic and jax.default_backend() == "gpu":
         missing = [f for f in GPU_DETERMINISM.split() if f not in os.environ.get("XLA_FLAGS", "")]
         if missing:

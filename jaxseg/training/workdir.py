@@ -210,7 +210,13 @@ def told(found: Mapping[str, tuple[Any, Any]]) -> str:
 
 
 _ABSENT = object()
-_SAME_RESULTS = ("data.workers", "data.prefetch", "eval.batch_size", "eval.step")
+_SAME_RESULTS = (
+    "data.workers",
+    "data.prefetch",
+    "eval.batch_size",
+    "eval.step",
+    "eval.workers",
+)
 
 
 def _settings(config: ConfigDict, categories: Sequence[sources.Category]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def shapes_config(**values):
     config.data.shapes.update(train=4, val=7, size=(96, 140), objects=(1, 6))
     config.data.update(buckets=((128, 192), (192, 128)), workers=0)
     config.data.eval_resize.update(short=112, max=192)
-    config.eval.batch_size = 3
+    config.eval.batch_size, config.eval.workers = 3, 0
     config.update_from_flattened_dict(values)
     return config
 
@@ -161,13 +161,17 @@ def test_the_written_files_give_the_numbers_again(make_detect, folder, tmp_path)
 
 
 def test_bad_options_are_told_before_anything_runs(folder):
-    config = coco_config(folder, **{"eval.evaluator": "mine"})
-    source = sources.open_source(config.data, "val")
-    with pytest.raises(ValueError, match="'mine'"):
-        inference.evaluate_source(None, source, config, progress=False)
+    for key, value, message in (
+        ("eval.evaluator", "mine", "'mine'"),
+        ("eval.workers", -2, "config.eval.workers=-2"),
+    ):
+        config = coco_config(folder, **{key: value})
+        source = sources.open_source(config.data, "val")
+        with pytest.raises(ValueError, match=message):
+            inference.evaluate_source(None, source, config, progress=False)
 
 
-def test_a_fault_of_the_detector_comes_through_and_ends_the_threads(folder):
+def test_a_fault_of_the_detector_comes_through(folder):
     config = coco_config(folder)
     source = sources.open_source(config.data, "val")
 

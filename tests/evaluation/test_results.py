@@ -230,3 +230,21 @@ def test_unknown_ways_to_paste_are_named_and_the_settings_know_the_others():
     with pytest.raises(ValueError, match="paste='nearest': allowed are continuous, torchvision"):
         results_lib.paste_region(np.ones((2, 2)), np.array([0, 0, 2, 2]), (4, 4), paste="nearest")
     assert tuple(results_lib.PASTES) == settings.PASTES
+
+
+def test_a_results_file_is_written_piece_by_piece_and_whole_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(results_lib, "_WRITTEN", 3)
+    path = tmp_path / "new" / "results.json"
+    for count in (0, 1, 3, 7):
+        entries = [{"image_id": i, "bbox": [0.5, i]} for i in range(count)]
+        results_lib.save(path, iter(entries))
+        assert path.read_text() == json.dumps(entries)
+
+    def broken():
+        yield from entries
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        results_lib.save(path, broken())
+    assert path.read_text() == json.dumps(entries)
+    assert [p.name for p in path.parent.iterdir()] == ["results.json"]
