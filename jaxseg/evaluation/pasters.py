@@ -165,7 +165,7 @@ class Worker:
         code = self._process.returncode
         if code is None:
             self.kill()
-            how = "closed its pipe"
+            how = "gave no reply that can be read"
         elif code < 0:
             how = f"was ended by {_signal_name(-code)}"
             if code == -signal.SIGKILL:
