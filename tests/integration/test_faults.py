@@ -73,6 +73,10 @@ MISTAKES = {
     "seed": (dict(seed=-1), r"config.seed=-1: must be a whole number >= 0"),
     "images to evaluate": (dict(eval__max_images=-1), r"config.eval.max_images=-1: must be"),
     "evaluation batch": (dict(eval__batch_size=0), r"config.eval.batch_size=0: must be"),
+    "evaluation workers": (
+        dict(eval__workers=-2),
+        r"config.eval.workers=-2: a number of processes",
+    ),
     "buckets": (dict(data__buckets=((100, 100),)), r"data.buckets"),
     "objects": (dict(data__max_instances=0), r"data.max_instances"),
     "no images": (dict(data__shapes__train=0), r"shapes.train|training set"),

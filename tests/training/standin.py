@@ -84,7 +84,7 @@ def make_config(**train):
     config.optim.update(lr=0.05, base_batch_size=4, warmup_steps=3, milestones=(8,), ema=0.9)
     config.train.update(batch_size=4, steps=12, log_every=2, eval_every=6, save_every=3)
     config.train.update(**train)
-    config.eval.update(batch_size=4)
+    config.eval.update(batch_size=4, workers=0)
     return config
 
 
