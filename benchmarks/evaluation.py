@@ -72,14 +72,15 @@ def _apart(stage: Any, *arguments: Any) -> dict[str, Any]:
 def table(result: dict[str, Any]) -> str:
     """The result in Markdown."""
     pasted = result["paste"]
-    workers = max(pasted["workers_peak_mib"], default=0)
+    workers = pasted["workers_cpu_seconds"]
     lines = [
-        "| stage | seconds | MiB before | peak MiB | |",
-        "|---|---:|---:|---:|---|",
-        f"| paste and encode, {pasted['workers']} workers | {pasted['seconds']:.1f} | {pasted['before_mib']:.0f} | "
-        f"{pasted['peak_mib']:.0f} | {pasted['masks']} masks, {pasted['masks_per_second']:.0f} a second; a worker "
-        f"{workers:.0f} MiB; generating took {pasted['of_which_generating']:.1f} s of it |",
-        f"| save results.json | {pasted['save_seconds']:.1f} | | {pasted['peak_with_save_mib']:.0f} | "
+        "| stage | seconds | of a core | MiB before | peak MiB | |",
+        "|---|---:|---:|---:|---:|---|",
+        f"| paste and encode, {pasted['workers']} workers | {pasted['seconds']:.1f} | "
+        f"{pasted['cpu_seconds'] + sum(workers):.1f} | {pasted['before_mib']:.0f} | {pasted['peak_mib']:.0f} | "
+        f"{pasted['masks']} masks, {pasted['masks_per_second']:.0f} a second; workers {sum(workers):.1f} of a core, "
+        f"{max(pasted['workers_peak_mib'], default=0):.0f} MiB each; generating {pasted['of_which_generating']:.1f} s |",
+        f"| save results.json | {pasted['save_seconds']:.1f} | | | {pasted['peak_with_save_mib']:.0f} | "
         f"{pasted['results_mib']:.0f} MiB |",
     ]
     for row in result["evaluate"]:
@@ -87,11 +88,11 @@ def table(result: dict[str, Any]) -> str:
             f"{name} {row[f'{name}_seconds']:.1f}" for name in ("prepare", "match", "accumulate")
         )
         lines.append(
-            f"| {row['evaluator']}, {row['iou_type']} | {row['seconds']:.1f} | {row['before_mib']:.0f} | "
-            f"{row['peak_mib']:.0f} | {parts}; AP {row['AP']:.3f} |"
+            f"| {row['evaluator']}, {row['iou_type']} | {row['seconds']:.1f} | {row['cpu_seconds']:.1f} | "
+            f"{row['before_mib']:.0f} | {row['peak_mib']:.0f} | {parts}; AP {row['AP']:.3f} |"
         )
     for name, seconds in result["whole_seconds"].items():
-        lines.append(f"| whole, {name} | {seconds:.1f} | | | |")
+        lines.append(f"| whole, {name} | {seconds:.1f} | | | | |")
     return "\n".join(lines)
 
 

@@ -37,10 +37,10 @@ def paste(data: Data, workers: int, path: str) -> dict[str, Any]:
 
     inference.run(lambda _: detections.pop(), [], categories, workers=0)  # everything is imported
     before = start_peak()
-    with workers_peaks(pasters) as peaks:
-        begin = time.perf_counter()
+    with measured_workers(pasters) as (peaks, cpu):
+        begin, own = time.perf_counter(), time.process_time()
         results = inference.run(lambda _: detections.pop(), batches(), categories, workers=workers)
-        pasted = time.perf_counter() - begin
+        pasted, own = time.perf_counter() - begin, time.process_time() - own
     peak = peak_mib()
     begin = time.perf_counter()
     results_lib.save(path, results)
@@ -50,6 +50,8 @@ def paste(data: Data, workers: int, path: str) -> dict[str, Any]:
         "masks": len(results),
         "seconds": pasted,
         "of_which_generating": generating,
+        "cpu_seconds": own,
+        "workers_cpu_seconds": cpu,
         "masks_per_second": len(results) / pasted,
         "save_seconds": saved,
         "results_mib": pathlib.Path(path).stat().st_size / 2**20,
@@ -70,17 +72,18 @@ def evaluate(data: Data, evaluator: str, iou_type: str, path: str) -> dict[str, 
     loaded = time.perf_counter() - begin
     before = start_peak()
     with method_seconds(evaluator) as seconds:
-        begin = time.perf_counter()
+        begin, own = time.perf_counter(), time.process_time()
         metrics = coco.evaluate(
             truth, results, iou_type, evaluator=evaluator, max_detections=max(11, data.detections)
         )
-        total = time.perf_counter() - begin
+        total, own = time.perf_counter() - begin, time.process_time() - own
     return {
         "evaluator": evaluator,
         "iou_type": iou_type,
         "AP": metrics.summary["AP"],
         "load_seconds": loaded,
         "seconds": total,
+        "cpu_seconds": own,
         "prepare_seconds": total - sum(seconds.values()),
         **{f"{name}_seconds": value for name, value in seconds.items()},
         "before_mib": before,
@@ -116,9 +119,10 @@ def method_seconds(evaluator: str) -> Iterator[dict[str, float]]:
 
 
 @contextlib.contextmanager
-def workers_peaks(pasters: Any) -> Iterator[list[float]]:
-    """The peak memory of each process that pastes, as it is when they end."""
+def measured_workers(pasters: Any) -> Iterator[tuple[list[float], list[float]]]:
+    """The peak memory in MiB, and the seconds of a core, of each process that pastes, as they are when they end."""
     peaks: list[float] = []
+    seconds: list[float] = []
     original = pasters.Pasters
 
     class Measured(original):
@@ -127,13 +131,19 @@ def workers_peaks(pasters: Any) -> Iterator[list[float]]:
                 OSError, ValueError
             ):  # one was killed, which is told elsewhere
                 peaks.extend(peak_mib(pid) for pid in self.pids)
+                seconds.extend(cpu_seconds(pid) for pid in self.pids)
             super().close()
 
     pasters.Pasters = Measured
     try:
-        yield peaks
+        yield peaks, seconds
     finally:
         pasters.Pasters = original
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def start_peak() -> float:

@@ -322,7 +322,7 @@ def base() -> ConfigDict:
     config.eval.evaluator = "faster_coco_eval"  # or pycocotools
     config.eval.split = "val"
     config.eval.max_images = 0  # 0: all
-    # Processes that paste masks; 0: in this process; -1: as many as cores but one (for the main process), at most 4.
+    # Processes that paste masks; 0: in this process; -1: as many as there are cores, at most 4.
     config.eval.workers = -1
     config.eval.step = "latest"  # latest | best | a number
     return config

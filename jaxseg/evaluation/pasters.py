@@ -48,19 +48,21 @@ def check(workers: Any) -> None:
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < AUTOMATIC:
         raise ValueError(
             f"config.eval.workers={workers!r}: a number of processes that paste masks is needed, 0 to paste in this "
-            f"process, or {AUTOMATIC} for as many as there are cores but one, at most {_MOST}."
+            f"process, or {AUTOMATIC} for as many as there are cores, at most {_MOST}."
         )
 
 
 def count(workers: int) -> int:
-    """The number of processes for `config.eval.workers`: with -1 one core is left to what feeds the device."""
+    """The number of processes for `config.eval.workers`; with -1 that of the cores, at most 4. None is kept free for the
+    main process: that mostly waits for the device, and pastes nothing itself.
+    """
     check(workers)
     if workers != AUTOMATIC:
         return workers
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    return min(_MOST, cores - 1)
+    return min(_MOST, cores)
 
 
 class Pasters:

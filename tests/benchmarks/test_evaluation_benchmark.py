@@ -32,6 +32,7 @@ def test_all_stages(tmp_path):
     results = json.loads(path.read_text())
     assert 0.9 * 12 * 15 < len(results) == pasted["masks"] <= 12 * 15
     assert len(pasted["workers_peak_mib"]) == 1 and pasted["peak_mib"] >= pasted["before_mib"] > 10
+    assert 0 < pasted["workers_cpu_seconds"][0] < 60
     rows = [
         evaluation_stages.evaluate(data, evaluator, iou_type, str(path))
         for evaluator in coco.EVALUATORS
@@ -48,4 +49,4 @@ def test_all_stages(tmp_path):
     )
     lines = text.splitlines()
     assert len(lines) == 4 + len(rows) + 1
-    assert {line.count("|") for line in lines} == {6}
+    assert {line.count("|") for line in lines} == {7}
