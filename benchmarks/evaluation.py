@@ -79,7 +79,7 @@ def table(result: dict[str, Any]) -> str:
         f"| paste and encode, {pasted['workers']} workers | {pasted['seconds']:.1f} | "
         f"{pasted['cpu_seconds'] + sum(workers):.1f} | {pasted['before_mib']:.0f} | {pasted['peak_mib']:.0f} | "
         f"{pasted['masks']} masks, {pasted['masks_per_second']:.0f} a second; workers {sum(workers):.1f} of a core, "
-        f"{max(pasted['workers_peak_mib'], default=0):.0f} MiB each; generating {pasted['of_which_generating']:.1f} s |",
+        f"{max(pasted['workers_peak_mib'], default=0):.0f} MiB each; generating {pasted['of_which_generating']:.1f} |",
         f"| save results.json | {pasted['save_seconds']:.1f} | | | {pasted['peak_with_save_mib']:.0f} | "
         f"{pasted['results_mib']:.0f} MiB |",
     ]

@@ -53,8 +53,8 @@ def check(workers: Any) -> None:
 
 
 def count(workers: int) -> int:
-    """The number of processes for `config.eval.workers`; with -1 that of the cores, at most 4. None is kept free for the
-    main process: that mostly waits for the device, and pastes nothing itself.
+    """The number of processes for `config.eval.workers`; with -1 that of the cores, at most 4. None is kept free for
+    the main process: that mostly waits for the device, and pastes nothing itself.
     """
     check(workers)
     if workers != AUTOMATIC:
