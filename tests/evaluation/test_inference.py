@@ -115,7 +115,7 @@ def test_only_the_first_images_count(make_detect, folder):
 
 
 def test_what_is_found_of_classes_that_the_data_set_lacks_is_left_out(make_detect, folder):
-    config = coco_config(folder)
+    config = coco_config(folder, **{"eval.workers": 1})
     source = sources.open_source(config.data, "val")
     boats = [None, source.categories[1]]
     report = inference.evaluate_source(
