@@ -37,7 +37,7 @@ All rows with seeds and a report: `python -m jaxseg.reproduce brefine --workdir=
 docs/methods/brefine.md.
 """
 
-from configs import arguments, mask_rcnn, recipes
+from configs import arguments, mask_rcnn
 
 _BREFINE = {"name": "brefine", "loss": "brce", "ranked": True}
 _MULTISTAGE = {"name": "brefine"}
@@ -73,7 +73,6 @@ ROWS = {  # name, loss, source, pool of the mask head; keys of `model.brefine`; 
 }
 _HEAD = ("name", "loss", "source", "pool")
 _DATA = ("auto", "own", "coco", "lvis", "cityscapes", "shapes")
-_LVIS_IMAGES, _CITYSCAPES_IMAGES = 100_170, 2_975
 
 
 def get_config(arg=None):
@@ -91,23 +90,4 @@ def get_config(arg=None):
         model.maskplus.mask_out = changes.pop("mask_out")
     for key, value in changes.items():
         (model.mask_head if key in _HEAD else model.brefine)[key] = value
-    if data in ("lvis", "cityscapes"):
-        _set_schedule(config, data, rest)
     return config
-
-
-def _set_schedule(config, data, rest):
-    """MMDetection's for LVIS, 12 epochs, and for Cityscapes, 8 epochs of everything eight times; `2x` twice that."""
-    words = {"recipe": ("none", *recipes.TABLE), "schedule": ("1x", "2x", "3x")}
-    given, _ = arguments.take_args(rest, **words, small=False, runlocal=False)
-    if given.recipe != "brefine" or given.small or given.runlocal:
-        return
-    times = int(given.schedule[:-1])
-    if data == "lvis":
-        epoch = times * _LVIS_IMAGES // 6
-        config.train.steps, config.optim.milestones = 12 * epoch, (8 * epoch, 11 * epoch)
-        config.data.resize.short = (640, 672, 704, 736, 768, 800)
-    else:
-        epoch = times * 8 * _CITYSCAPES_IMAGES // 6
-        config.train.steps, config.optim.milestones = 8 * epoch, (7 * epoch,)
-        config.data.resize.short = tuple(range(800, 1025, 32))

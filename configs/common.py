@@ -25,6 +25,8 @@ def data() -> ConfigDict:
     config.tfds = ConfigDict()  # for source="tfds"; see docs/data.md
     config.tfds.name = "coco2017"  # | lvis_v1 | cityscapes_instances | own, or what it was given
     config.keep_empty = False  # train on images without annotations
+    # Images with a class that a smaller share of them has come several times an epoch (LVIS: 0.001); 0: none does.
+    config.repeat_threshold = 0.0
     config.shapes = ConfigDict()  # for source="shapes"
     config.shapes.train = 0  # images a split
     config.shapes.val = 0
@@ -288,6 +290,9 @@ def base() -> ConfigDict:
     )
     # Work directory of a run to start from, or a file of other libraries' weights.
     config.init_from = ""
+    # Where its classes are others: "": class layers start anew | by_name: rows of classes of the same name are taken |
+    # by_name,rider=person,...: and the weights of `person` for a class `rider` that it lacks.
+    config.init_classes = ""
     config.checkpoints = (
         ""  # where they are saved: a folder or gs://BUCKET/PATH; "": in the workdir
     )
@@ -354,13 +359,17 @@ def lvis(config: ConfigDict) -> None:
         config.data[split].annotations = f"annotations/lvis_v1_{split}.json"
     config.data.tfds.name = "lvis_v1"
     config.data.max_instances = 300
+    config.data.repeat_threshold = 0.001
     config.model.num_classes = 1203
     config.model.test.max_detections = config.eval.max_detections = 300
     config.model.test.score = 1e-4
 
 
 def cityscapes(config: ConfigDict) -> None:
-    """Cityscapes in COCO format, its 8 classes with instances, at full size; `test` is that of its test server."""
+    """Cityscapes in COCO format, its 8 classes with instances, at full size, from a model of COCO.
+
+    `test` is that of its test server.
+    """
     for split in ("train", "val", "test"):
         config.data[split].images = f"leftImg8bit/{split}"
         config.data[split].annotations = f"annotations/instancesonly_filtered_gtFine_{split}.json"
@@ -370,6 +379,7 @@ def cityscapes(config: ConfigDict) -> None:
     config.data.resize.max = config.data.eval_resize.max = 2048
     config.data.eval_resize.short = 1024
     config.model.num_classes = 8
+    config.init_classes = "by_name,rider=person"  # the one of its classes that COCO lacks
 
 
 def shapes_data(config: ConfigDict) -> None:
@@ -382,7 +392,7 @@ def shapes_data(config: ConfigDict) -> None:
 
 def from_scratch(config: ConfigDict) -> None:
     """For training without pretrained weights: norms that learn, nothing frozen, gradients clipped."""
-    config.freeze = ()
+    config.freeze, config.init_classes = (), ""
     config.model.backbone.norm = "group_norm"
     config.model.fpn.norm = "group_norm"
     config.optim.clip_norm = 10.0

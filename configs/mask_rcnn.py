@@ -128,6 +128,7 @@ def _set_data(config, arg):
         common.coco_tests(config)
     if arg.data in ("lvis", "cityscapes"):
         getattr(common, arg.data)(config)
+        recipes.of_data(config, arg.data, arg.schedule, arg.recipe)
     if arg.data == "shapes":
         if arg.root:
             raise ValueError(f"Config argument root={arg.root!r}: `shapes` are drawn, not read.")

@@ -6,7 +6,7 @@ base does by default; what of it is not followed stands with each function. RoIA
 all of them (Detectron2 and MMDetection: an adaptive number; their measured difference is within noise).
 
 A schedule is 1x, 2x or 3x of the code base; the learning rate is given at the recipe's own batch size and scales
-with it.
+with it. Those are schedules for COCO; `of_data` has those for LVIS and Cityscapes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 COCO_IMAGES = 117_266  # of train2017 with objects; MMDetection counts epochs
+# An epoch of LVIS v1 there, in which repeat factors of t = 0.001 are rounded up: 7,674 steps of 16, of the log in
+# https://github.com/open-mmlab/mmdetection/issues/7439.
+LVIS_IMAGES = 7_674 * 16
+CITYSCAPES_IMAGES = 8 * 2_975  # MMDetection repeats its training set 8 times
 
 
 def atmask(config: ConfigDict, schedule: str, backbone: str) -> None:
@@ -78,6 +82,48 @@ TABLE = {"atmask": atmask, "maskplus": maskplus, "mr_rcnn": mr_rcnn, "brefine": 
 CAFFE = ("atmask", "mr_rcnn")  # their ResNets start from MSRA's weights
 
 
+def lvis(config: ConfigDict, schedule: str, recipe: str) -> None:
+    """Detectron2's 180,000 steps of 16 images with drops at 120,000 and 160,000; for BRefine MMDetection's 12 epochs.
+
+    What else a recipe says stays, its batch and its learning rate among them; the image sizes are 640 to 800 pixels.
+    """
+    batch, factor = config.train.batch_size, int(schedule[:-1])
+    config.data.resize.short = (640, 672, 704, 736, 768, 800)
+    if recipe == "brefine":
+        epoch = factor * LVIS_IMAGES // batch
+        config.train.steps, config.optim.milestones = 12 * epoch, (8 * epoch, 11 * epoch)
+    else:
+        steps, drops = 180_000 * 16 // batch, (120_000 * 16 // batch, 160_000 * 16 // batch)
+        _set_length(config, schedule, steps, drops)
+    # 12 times in 1x; its validation set is four times that of COCO.
+    config.train.eval_every = 240_000 // batch
+
+
+def cityscapes(config: ConfigDict, schedule: str, recipe: str) -> None:
+    """MMDetection's: 8 epochs of everything eight times, a drop after 7, and 8 images at a learning rate of 0.01.
+
+    A recipe keeps its batch and its learning rate. Detectron2's is 24,000 steps of 8 images with a drop at 18,000.
+    """
+    if recipe == "none":
+        config.train.batch_size = config.optim.base_batch_size = 8
+        config.optim.lr = 0.01
+    epoch = int(schedule[:-1]) * CITYSCAPES_IMAGES // config.train.batch_size
+    config.train.steps, config.optim.milestones = 8 * epoch, (7 * epoch,)
+    config.train.eval_every = CITYSCAPES_IMAGES // config.train.batch_size
+    config.optim.warmup_steps = 500
+    if recipe == "brefine":  # of MMDetection, whose config for Cityscapes has this
+        config.model.criterion.roi.smooth_l1_beta = 1.0
+
+
+OF_DATA = {"lvis": lvis, "cityscapes": cityscapes}
+
+
+def of_data(config: ConfigDict, data: str, schedule: str, recipe: str) -> None:
+    """The schedule of a data set other than COCO, after that of the recipe (`none`: Detectron2's)."""
+    if data in OF_DATA:
+        OF_DATA[data](config, schedule, recipe)
+
+
 def _steps(
     config: ConfigDict, schedule: str, *, batch: int, lr: float, one: int, drops: tuple[int, int]
 ) -> None:
@@ -88,6 +134,10 @@ def _steps(
     config.train.batch_size = config.optim.base_batch_size = batch
     config.train.eval_every = 80_000 // batch  # as often by images as with 16 a step
     config.optim.lr = lr
+    _set_length(config, schedule, one, drops)
+
+
+def _set_length(config: ConfigDict, schedule: str, one: int, drops: tuple[int, int]) -> None:
     factor = int(schedule[:-1])
     config.train.steps = factor * one
     if factor == 3:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from absl import logging
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 from jaxseg.data import coco_format, images, source
 from jaxseg.data import problems as problems_lib
@@ -90,6 +90,10 @@ class CocoJson:
     def instances(self, index: int) -> list[source.Instance]:
         return self._store.load(index, self.infos[index])
 
+    def image_classes(self, index: int) -> Int[np.ndarray, "N"]:
+        """The class index of each object and crowd, without decoding anything."""
+        return self._store.classes(index)
+
     def coco(self) -> dict[str, Any]:
         """The JSON file's content without skipped objects; missing ids, boxes and areas are filled in.
 
@@ -167,6 +171,9 @@ class Store:
         blobs = [_encode(item) for item in items]
         self._offsets = np.cumsum([0] + [len(blob) for blob in blobs])
         self._blob = b"".join(blobs)
+
+    def classes(self, index: int) -> np.ndarray:
+        return self._classes[self._first[index] : self._first[index + 1]]
 
     def load(self, index: int, info: source.ImageInfo) -> list[source.Instance]:
         return [

@@ -16,7 +16,7 @@ from absl import logging
 from jaxtyping import Int
 
 from jaxseg.data import batches as batches_lib
-from jaxseg.data import geometry, plan, source, workers
+from jaxseg.data import geometry, plan, repeats, source, workers
 from jaxseg.data import problems as problems_lib
 
 
@@ -148,7 +148,7 @@ def train_batches(
     buckets = [
         geometry.choose_bucket(geometry.largest(data.resize, size), data.buckets) for size in sizes
     ]
-    steps = plan.TrainPlan(config.seed, buckets, config.train.batch_size)
+    steps = _train_plan(config, source_, members, buckets)
     loader = batches_lib.Train(
         source_,
         batches_lib.Options.of(data),
@@ -159,6 +159,17 @@ def train_batches(
         (process_index, process_count),
     )
     return Batches(grain.MapDataset.source(loader), data)
+
+
+def _train_plan(
+    config: Any, source_: source.Source, members: list[int], buckets: list[int]
+) -> plan.TrainPlan:
+    threshold = config.data.get("repeat_threshold", 0.0)  # runs of earlier versions have none
+    arguments = (config.seed, buckets, config.train.batch_size)
+    if not threshold:
+        return plan.TrainPlan(*arguments)
+    factors = repeats.of_source(source_, members, threshold)
+    return plan.TrainPlan(*arguments, factors, [source_.infos[i].id for i in members])
 
 
 def eval_batches(

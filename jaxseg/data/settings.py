@@ -44,6 +44,12 @@ def check(data: Any) -> None:
     share = data.get("eroded_masks", 0.0)  # runs of earlier versions have none
     if not _is_number(share) or not 0 <= share <= 0.5:
         raise ValueError(f"data.eroded_masks={share!r}: a share is needed, 0 (none) to 0.5.")
+    threshold = data.get("repeat_threshold", 0.0)  # likewise
+    if not _is_number(threshold) or not 0 <= threshold <= 1:
+        raise ValueError(
+            f"data.repeat_threshold={threshold!r}: a share of the images is needed, 0 (nothing is repeated) to 1; "
+            "0.001 for LVIS."
+        )
     side = data.mask_crop_size
     if not _is_whole(side) or side < 8 or side % 8:
         raise ValueError(

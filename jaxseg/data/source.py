@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from jaxseg.data import problems as problems_lib
 
@@ -65,7 +65,10 @@ class ImageError(ValueError):
 
 @runtime_checkable
 class Source(Protocol):
-    """A random-access data set. It must be picklable: worker processes get a copy."""
+    """A random-access data set. It must be picklable: worker processes get a copy.
+
+    A source may also have `image_classes(index)`, as the function below, where it knows that without making instances.
+    """
 
     categories: tuple[Category, ...]
     infos: Sequence[ImageInfo]
@@ -85,3 +88,11 @@ class Source(Protocol):
     def coco(self) -> dict[str, Any]:
         """The ground truth as a COCO dictionary (images, annotations, categories). Callers must not change it."""
         ...
+
+
+def image_classes(source_: Source, index: int) -> Int[np.ndarray, "N"]:
+    """The class index of each object and crowd of an image, in any order."""
+    known = getattr(source_, "image_classes", None)
+    if known is not None:
+        return known(index)
+    return np.array([item.class_index for item in source_.instances(index)], np.int32)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
@@ -75,6 +76,21 @@ def class_layers(config) -> tuple[str, ...]:
     parts = "|".join(("predictor", *maskplus.CLASS_PARTS, *atmask_rcnn.CLASS_PARTS))
     masks = rf"roi_heads/(refine_)?mask_head(_\d+)?/({parts})"
     return (boxes,) if config.model.mask_head.class_agnostic else (boxes, masks)
+
+
+_CLASS_AXES = maskplus.CLASS_AXES | {
+    r"(classes|predictor)/(kernel|bias)": {-1: 1},
+    r"deltas/(kernel|bias)": {-1: 4},
+}
+
+
+def class_axes(path: str) -> Mapping[int, int]:
+    """Of a variable of a class layer: axis, from the end -> how many entries each class has along it.
+
+    They come first and in the order of the classes; what follows, such as the classifier's background, belongs to none.
+    Empty for a variable of such a layer whose shape does not depend on the classes.
+    """
+    return next((axes for p, axes in _CLASS_AXES.items() if re.search(f"/{p}$", path)), {})
 
 
 def copies(config) -> dict[str, str]:

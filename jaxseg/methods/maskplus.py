@@ -51,6 +51,12 @@ CLASS_PARTS = (
     "logit_refinement",
     "auxiliary/predictor",
 )  # whose shapes depend on the number of classes
+CLASS_AXES = {  # of those: axis -> entries of each class, which come first; see `methods.class_axes`
+    r"logit_refinement/(conv\d|last)/kernel": {-2: 1, -1: 1},
+    r"logit_refinement/(conv\d|last)/bias": {-1: 1},
+    r"logit_refinement/conv\d_0/kernel": {-2: 1},
+    r"logit_refinement/(norm|prelu)\d_0/\w+": {-1: 1},
+}
 
 
 class ContextualFusion(nn.Module):

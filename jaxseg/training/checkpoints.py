@@ -9,6 +9,7 @@ so that a kill in mid-save leaves the step before.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -23,7 +24,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxseg import paths
 from jaxseg.data import sources
-from jaxseg.training import integrity, starting, storage, workdir
+from jaxseg.training import class_rows, integrity, starting, storage, workdir
 from jaxseg.training.state import TrainState
 
 BEST = "mask/AP"  # the metric that "best" is about
@@ -246,9 +247,10 @@ def init_from(
 ) -> starting.Start:
     """What a new run takes over from another run's newest checkpoint.
 
-    Where the classes differ from that run's, the layers that `class_layers` names start anew. Modules that the run
-    lacks are copies of others as `copies` says, see `methods.copies` and `paths.copies_of`. What is `dispensable` stays
-    behind where the new model has none, see `methods.dispensable`.
+    Where the classes differ from that run's, the layers that `class_layers` names start anew, or take rows over as
+    `config.init_classes` says, see `class_rows`. Modules that the run lacks are copies of others as `copies` says, see
+    `methods.copies` and `paths.copies_of`. What is `dispensable` stays behind where the new model has none, see
+    `methods.dispensable`.
 
     Args:
       folder: the other run's work directory.
@@ -258,20 +260,28 @@ def init_from(
 
     Raises:
       FileNotFoundError: no run, or none with a finished checkpoint.
-      ValueError: the models differ elsewhere; what differs is named, in the parameters and in the settings.
+      ValueError: the models differ elsewhere; what differs is named, in the parameters and in the settings. Or
+        `config.init_classes` does not fit the classes.
     """
     before, theirs, variables, step = restore_for_eval(folder)
-    renewed = []
-    if [c.name for c in theirs] != [c.name for c in categories]:
-        renewed = [p for p in like if paths.matches(p.partition("/")[2], class_layers)]
+    saved = integrity.flat(variables)
+    layers = [p for p in like if paths.matches(p.partition("/")[2], class_layers)]
+    ours, their_names = ([c.name for c in group] for group in (categories, theirs))
+    wish, differ = config.get("init_classes", ""), ours != their_names
+    rows, lines = {}, []
+    if differ and wish:
+        own = {p: like[p] for p in layers}
+        rows, lines = class_rows.between(wish, ours, their_names, own, saved)
     try:
-        return starting.of_run(
-            integrity.flat(variables),
+        start = starting.of_run(
+            saved,
             like,
-            renewed=renewed,
+            renewed=layers if differ and not wish else (),
             copies=copies,
             dispensable=dispensable,
+            rows=rows,
         )
+        return dataclasses.replace(start, told=(*start.told, *lines))
     except ValueError as error:
         found = f"checkpoint {step} of config.init_from={str(folder)!r}"
         differ = f"{error}{_settings_that_differ(before, config)}"

@@ -21,7 +21,16 @@ from jaxseg import methods, paths
 from jaxseg.data import geometry, pipeline, sources
 from jaxseg.evaluation import coco, pasters
 from jaxseg.methods import maskplus
-from jaxseg.training import checkpoints, integrity, optimizer, sharding, starting, storage, workdir
+from jaxseg.training import (
+    checkpoints,
+    class_rows,
+    integrity,
+    optimizer,
+    sharding,
+    starting,
+    storage,
+    workdir,
+)
 from jaxseg.training import state as states
 from jaxseg.training.state import TrainState
 
@@ -49,6 +58,7 @@ def checked(config: ConfigDict, base: ConfigDict | None) -> ConfigDict:
         raise ValueError(f"config.seed={config.seed}: must be less than 2**32.")
     config.checkpoints = storage.checked(config.get("checkpoints", ""))
     geometry.check(config.data)
+    class_rows.parse(config.get("init_classes", ""))
     optimizer.make_schedule(config)
     coco.check_options(
         "bbox", max_detections=config.eval.max_detections, evaluator=config.eval.evaluator
@@ -203,6 +213,12 @@ def _start(
     """What `config.init_from` gives to variables of these shapes, if it fits; None without it."""
     start = _read_start(config, shapes, categories) if config.init_from else None
     _check_heads(config, start)
+    if start is None and config.get("init_classes", ""):
+        raise ValueError(
+            f"config.init_classes={config.init_classes!r} is about the classes of config.init_from, which is empty. "
+            "Give --config.init_from=..., a run or a file of weights (Cityscapes is published from a model of COCO), "
+            "or --config.init_classes= to start without."
+        )
     if start is not None:
         _check_frozen(config, start)
     return start
@@ -258,9 +274,7 @@ def _read_start(
     from jaxseg.weights import start  # which is above this layer
 
     if start.is_file(config.init_from):
-        found = start.read(config.init_from, config, shapes, categories)
-        report, told = found.report, str(found.report).splitlines()
-        return starting.Start(found.values, report.copied, report.initial, told)
+        return start.read(config.init_from, config, shapes, categories)
     found = checkpoints.init_from(
         config.init_from,
         config,

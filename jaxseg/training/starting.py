@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxseg import paths
+from jaxseg.training.class_rows import Rows
 
 SHOWN = 4  # names of each kind
 
@@ -23,6 +24,7 @@ class Start:
       values: what is taken over.
       copied: path -> the path that it starts as a copy of, out of `values` or `initial`.
       initial: path -> why it starts from its initialiser.
+      rows: paths of `values` that are for other classes -> what of them is taken; the rest starts from the initialiser.
       told: lines for the user.
       untrained: those of `values` that are an initialiser's, too: a file was imported that lacked them.
     """
@@ -32,16 +34,19 @@ class Start:
     initial: Mapping[str, str] = dataclasses.field(default_factory=dict)
     told: Sequence[str] = ()
     untrained: Collection[str] = ()
+    rows: Mapping[str, Rows] = dataclasses.field(default_factory=dict)
 
     @property
     def fresh(self) -> list[str]:
-        """Every path whose value no training has made."""
-        new = dict.fromkeys([*self.initial, *self.untrained])
+        """Every path whose value, or a part of it, no training has made."""
+        partly = (path for path, rows in self.rows.items() if not rows.whole)
+        new = dict.fromkeys([*self.initial, *self.untrained, *partly])
         return [*new, *(path for path, source in self.copied.items() if source in new)]
 
     def complete(self, fresh: Mapping[str, Any]) -> tuple[Any, Any]:
-        """(params, batch_stats) as trees, with `fresh` values by path for `initial`."""
-        return trees(self.values, self.copied, self.initial, fresh)
+        """(params, batch_stats) as trees, with `fresh` values by path for `initial` and what `rows` leaves."""
+        made = {p: r.into(fresh[p], np.asarray(self.values[p])) for p, r in self.rows.items()}
+        return trees({**self.values, **made}, self.copied, self.initial, fresh)
 
 
 def trees(
@@ -68,6 +73,7 @@ def of_run(
     renewed: Collection[str] = (),
     copies: Mapping[str, str],
     dispensable: Mapping[str, str] = MappingProxyType({}),
+    rows: Mapping[str, Rows] = MappingProxyType({}),
 ) -> Start:
     """A start out of another run's variables.
 
@@ -77,6 +83,7 @@ def of_run(
       renewed: paths of class layers that start anew.
       copies: see `methods.copies`.
       dispensable: patterns of what `like` may lack, with why; see `methods.dispensable`.
+      rows: of class layers for other classes, see `Start`.
 
     Raises:
       ValueError: what is there does not fit what is wanted; up to `SHOWN` variables are named with both shapes.
@@ -89,7 +96,7 @@ def of_run(
     initial |= {path: "the classes differ" for path in renewed if path not in copied}
     wanted = {p: shape for p, shape in like.items() if p not in copied and p not in initial}
     values = {p: value for p, value in saved.items() if p in wanted or p not in like}
-    unfit = _unfit(values, wanted)
+    unfit = _unfit(*({p: x for p, x in side.items() if p not in rows} for side in (values, wanted)))
     if unfit:
         raise ValueError("; ".join(unfit) + ".")
     told = [
@@ -98,7 +105,7 @@ def of_run(
         *copied_lines(copied, [*values, *initial]),
         *initial_lines(initial, [*values, *copied]),
     ]
-    return Start(values, copied, initial, told)
+    return Start(values, copied, initial, told, rows=rows)
 
 
 def _why_left(path: str, dispensable: Mapping[str, str]) -> str | None:

@@ -35,7 +35,7 @@ def test_one_bucket_a_batch_and_every_image_each_epoch(batch):
             assert (BUCKETS[planned.images] == planned.bucket).all()
             first.update(planned.images[planned.repeats == 0].tolist())
         assert first == dict.fromkeys(range(len(BUCKETS)), 1)
-        assert len(batches) == plan.TrainPlan(0, BUCKETS, batch).batches_per_epoch
+        assert len(batches) == plan.TrainPlan(0, BUCKETS, batch).length(epoch)
 
 
 def test_a_filled_batch_has_no_twins():
