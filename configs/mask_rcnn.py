@@ -23,7 +23,14 @@ Its test sets, for `eval.py --split=test-dev` and `test-challenge`, are DIR/test
 
 `lvis` and `cityscapes` are those, in COCO format. LVIS: DIR/annotations/lvis_v1_train.json and lvis_v1_val.json, images
 in DIR/train2017 and val2017. Cityscapes: instancesonly_filtered_gtFine_train.json and
-..._val.json in DIR/annotations, images in DIR/leftImg8bit/train and val; test likewise. The rest is as for `coco`.
+..._val.json in DIR/annotations, images in DIR/leftImg8bit/train and val; test likewise. Both have their published
+schedules (configs/recipes.py) and are for pretrained weights, as `coco`: LVIS of Detectron2, 180,000 steps, with repeat factors
+(data.repeat_threshold); Cityscapes of MMDetection, 8 epochs of everything eight times, from a model of COCO:
+
+  python train.py --config=configs/mask_rcnn.py:cityscapes,root=/data/cityscapes --workdir=runs/cityscapes \
+      --config.init_from=runs/coco
+
+whose class layers are taken by name, and those of `rider`, which COCO lacks, from `person` (init_classes).
 
 `shapes` are drawn scenes, for trying things without a download. It trains from nothing, as `own`.
 

@@ -9,8 +9,8 @@ from configs.tables.table import Row, Table
 
 NOTES = """
 8 epochs in each of which every image comes eight times, from models trained on COCO: work directories of
-`mask_rcnn_r50` and `brefine_r50` of the table brefine. The layers of classes start anew. The columns are COCO's
-protocol, which the paper's sizes are of.
+`mask_rcnn_r50` and `brefine_r50` of the table brefine. Their class layers are taken by name, and for `rider`, which
+COCO lacks, those of `person`. The columns are COCO's protocol, which the paper's sizes are of.
 """
 
 

@@ -133,6 +133,70 @@ def test_a_start_takes_the_class_layers_only_for_the_same_classes(
     assert "params/fpn/lateral2/kernel" in filled.values
 
 
+def started(monkeypatch, tmp_path, state_dict, metadata, names, **settings):
+    """The start of a model for classes of these `names` from a file, and the shapes of its variables."""
+    found = files.StateDict(state_dict, metadata=metadata)
+    monkeypatch.setattr(files, "load_file", lambda path: found)
+    (tmp_path / "model.pth").write_bytes(b"")
+    config = foreign.config(MODEL)
+    config.model.num_classes = len(names)
+    config.update(settings)
+    like = convert.shapes(config)
+    ours = [Category(i, name) for i, name in enumerate(names)]
+    return start.read(str(tmp_path / "model.pth"), config, like, ours), like
+
+
+@pytest.mark.parametrize("background_first", [True, False])
+def test_a_start_takes_rows_by_name(tmp_path, monkeypatch, background_first):
+    """Class i of the file has row i + 1 in torchvision's arrays, whose row 0 is background's."""
+    arrays = foreign.torchvision(MODEL)
+    state_dict = arrays if background_first else foreign.mmdet(arrays)
+    found, like = started(
+        monkeypatch,
+        tmp_path,
+        state_dict,
+        {"meta": {"CLASSES": NAMES}},
+        ("eel", "wolf", "fox"),
+        init_classes="by_name,wolf=dog",
+    )
+    params, _ = found.complete({path: np.full(shape, -9.0) for path, shape in like.items()})
+    box, mask = params["roi_heads"]["box_head"], params["roi_heads"]["mask_head"]
+    logits = arrays["roi_heads.box_predictor.cls_score.weight"]
+    new = np.full_like(logits[0], -9)
+    np.testing.assert_array_equal(
+        box["classes"]["kernel"].T, [logits[5], logits[4], new, logits[0]]
+    )
+    boxes = arrays["roi_heads.box_predictor.bbox_pred.bias"].reshape(-1, 4)
+    deltas = box["deltas"]["bias"].reshape(3, 4)
+    np.testing.assert_array_equal(deltas, [boxes[5], boxes[4], [-9] * 4])
+    maps = arrays["roi_heads.mask_predictor.mask_fcn_logits.weight"][:, :, 0, 0]
+    np.testing.assert_array_equal(mask["predictor"]["kernel"].T[:2], maps[[5, 4]])
+    np.testing.assert_array_equal(
+        params["rpn"]["head"]["objectness"]["bias"], arrays["rpn.head.cls_logits.bias"]
+    )
+    assert found.told[-2:] == (
+        "classes  1 of 3 start as those of their names, wolf as dog",
+        "initial  rows of classes: fox",
+    )
+    assert "params/roi_heads/box_head/classes/kernel" in found.fresh
+
+
+def test_rows_by_name_need_names(tmp_path, monkeypatch):
+    state_dict = foreign.torchvision(MODEL)
+    with pytest.raises(ValueError, match=r"5 classes without names, .*--categories="):
+        started(monkeypatch, tmp_path, state_dict, {}, ("eel",), init_classes="by_name")
+    meta = {"meta": {"CLASSES": NAMES}}
+    with pytest.raises(ValueError, match=r"'eal' is none .* of the weights .did you mean eel"):
+        started(monkeypatch, tmp_path, state_dict, meta, ("x",), init_classes="by_name,x=eal")
+    body = {
+        name.removeprefix("backbone.body."): array
+        for name, array in state_dict.items()
+        if name.startswith("backbone.body.")
+    }
+    found, _ = started(monkeypatch, tmp_path, body, {}, ("eel",), init_classes="by_name")
+    assert not found.rows and "the file has a backbone only" in found.initial.values()
+
+
 def test_a_start_from_a_file_of_another_model_names_the_file(tmp_path):
     path = tmp_path / "model.safetensors"
     weights.save_safetensors(path, {"layer1.0.conv1.weight": np.zeros((8, 8, 1, 1), np.float32)})
