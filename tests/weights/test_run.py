@@ -140,8 +140,8 @@ def started(monkeypatch, tmp_path, state_dict, metadata, names, **settings):
     (tmp_path / "model.pth").write_bytes(b"")
     config = foreign.config(MODEL)
     config.model.num_classes = len(names)
+    like = convert.shapes(config)  # traced once for all of these
     config.update(settings)
-    like = convert.shapes(config)
     ours = [Category(i, name) for i, name in enumerate(names)]
     return start.read(str(tmp_path / "model.pth"), config, like, ours), like
 
@@ -184,16 +184,16 @@ def test_a_start_takes_rows_by_name(tmp_path, monkeypatch, background_first):
 def test_rows_by_name_need_names(tmp_path, monkeypatch):
     state_dict = foreign.torchvision(MODEL)
     with pytest.raises(ValueError, match=r"5 classes without names, .*--categories="):
-        started(monkeypatch, tmp_path, state_dict, {}, ("eel",), init_classes="by_name")
+        started(monkeypatch, tmp_path, state_dict, {}, ("eel", "y", "z"), init_classes="by_name")
     meta = {"meta": {"CLASSES": NAMES}}
     with pytest.raises(ValueError, match=r"'eal' is none .* of the weights .did you mean eel"):
-        started(monkeypatch, tmp_path, state_dict, meta, ("x",), init_classes="by_name,x=eal")
+        started(monkeypatch, tmp_path, state_dict, meta, tuple("xyz"), init_classes="by_name,x=eal")
     body = {
         name.removeprefix("backbone.body."): array
         for name, array in state_dict.items()
         if name.startswith("backbone.body.")
     }
-    found, _ = started(monkeypatch, tmp_path, body, {}, ("eel",), init_classes="by_name")
+    found, _ = started(monkeypatch, tmp_path, body, {}, tuple("xyz"), init_classes="by_name")
     assert not found.rows and "the file has a backbone only" in found.initial.values()
 
 
