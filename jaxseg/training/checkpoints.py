@@ -281,7 +281,7 @@ def init_from(
             dispensable=dispensable,
             rows=rows,
         )
-        return dataclasses.replace(start, told=(*start.told, *lines))
+        return dataclasses.replace(start, told=[*start.told, *lines])
     except ValueError as error:
         found = f"checkpoint {step} of config.init_from={str(folder)!r}"
         differ = f"{error}{_settings_that_differ(before, config)}"

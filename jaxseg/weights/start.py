@@ -81,7 +81,7 @@ def _of_arrays(
     there = {p: x for p, x in filled.values.items() if p not in filled.report.copied}
     rows, lines = class_rows.between(wish, names, their_names, own, there)
     start = _start(filled)
-    return dataclasses.replace(start, rows=rows, told=(*start.told, *lines))
+    return dataclasses.replace(start, rows=rows, told=[*start.told, *lines])
 
 
 def _start(filled: Filled) -> starting.Start:

@@ -174,10 +174,10 @@ def test_a_start_takes_rows_by_name(tmp_path, monkeypatch, background_first):
     np.testing.assert_array_equal(
         params["rpn"]["head"]["objectness"]["bias"], arrays["rpn.head.cls_logits.bias"]
     )
-    assert found.told[-2:] == (
+    assert found.told[-2:] == [
         "classes  1 of 3 start as those of their names, wolf as dog",
         "initial  rows of classes: fox",
-    )
+    ]
     assert "params/roi_heads/box_head/classes/kernel" in found.fresh
 
 
