@@ -24,8 +24,8 @@ Its test sets, for `eval.py --split=test-dev` and `test-challenge`, are DIR/test
 `lvis` and `cityscapes` are those, in COCO format. LVIS: DIR/annotations/lvis_v1_train.json and lvis_v1_val.json, images
 in DIR/train2017 and val2017. Cityscapes: instancesonly_filtered_gtFine_train.json and
 ..._val.json in DIR/annotations, images in DIR/leftImg8bit/train and val; test likewise. Both have their published
-schedules (configs/recipes.py) and are for pretrained weights, as `coco`: LVIS of Detectron2, 180,000 steps, with repeat factors
-(data.repeat_threshold); Cityscapes of MMDetection, 8 epochs of everything eight times, from a model of COCO:
+schedules (configs/recipes.py) and are for pretrained weights, as `coco`: LVIS of Detectron2, 180,000 steps, with repeat
+factors (data.repeat_threshold); Cityscapes of MMDetection, 8 epochs of everything eight times, from a model of COCO:
 
   python train.py --config=configs/mask_rcnn.py:cityscapes,root=/data/cityscapes --workdir=runs/cityscapes \
       --config.init_from=runs/coco
