@@ -325,6 +325,10 @@ def base() -> ConfigDict:
     config.eval.batch_size = 8
     config.eval.max_detections = 100
     config.eval.evaluator = "faster_coco_eval"  # or pycocotools
+    # How it is measured: coco | lvis | cityscapes; auto: as one of the last two if the ground truth has its fields.
+    config.eval.protocol = "auto"
+    config.eval.boundary = False  # Boundary AP, too; of coco and lvis
+    config.eval.area_from = "mask"  # size of a detected mask: its own area | box: of its box
     config.eval.split = "val"
     config.eval.max_images = 0  # 0: all
     # Processes that paste masks; 0: in this process; -1: as many as there are cores, at most 4.

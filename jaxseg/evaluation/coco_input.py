@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_utils
 
-IOU_TYPES = ("bbox", "segm")
+IOU_TYPES = ("bbox", "segm", "boundary")  # the last two are about masks
+AREAS_FROM = ("mask", "box")
 
 
 def read_json(path: str | os.PathLike, what: str) -> Any:
@@ -54,7 +55,7 @@ def prepare_ground_truth(ground_truth: Mapping, iou_type: str) -> dict:
             raise ValueError(
                 f"The ground truth lacks the list {key!r} of a COCO file; it has: {found}."
             )
-    size_keys = ("id", "height", "width") if iou_type == "segm" else ("id",)
+    size_keys = ("id",) if iou_type == "bbox" else ("id", "height", "width")
     for image in ground_truth["images"]:
         _require(image, size_keys, "image of the ground truth")
     for category in ground_truth["categories"]:
@@ -65,7 +66,7 @@ def prepare_ground_truth(ground_truth: Mapping, iou_type: str) -> dict:
     annotations = []
     for entry in ground_truth["annotations"]:
         what = "annotation of the ground truth"
-        if iou_type == "segm" and _is_bare_crowd(entry):
+        if iou_type != "bbox" and _is_bare_crowd(entry):
             entry = {**entry, "segmentation": _box_polygon(entry)}  # crowds may be boxes alone
         _require(entry, ("image_id", "category_id", "area", geometry), what)
         _check_ids(entry, images, categories, what)
@@ -86,47 +87,84 @@ def prepare_ground_truth(ground_truth: Mapping, iou_type: str) -> dict:
     }
 
 
-def prepare_results(results: Sequence[Mapping], ground_truth: Mapping, iou_type: str) -> dict:
+def prepare_results(
+    results: Sequence[Mapping],
+    ground_truth: Mapping,
+    iou_type: str,
+    area_from: str = "mask",
+    chosen: Sequence[int] | None = None,
+) -> dict:
     """Checks COCO results against prepared ground truth and makes a data set of them.
 
     Only the geometry that is evaluated is kept: a box beside a mask would make COCO's evaluators
     take the box's area for the mask's, and sort objects into other size classes.
 
+    Args:
+      results: COCO results.
+      ground_truth: of `prepare_ground_truth`.
+      iou_type: one of `IOU_TYPES`.
+      area_from: "mask", or "box": a detection has the size of its box, whatever its mask.
+      chosen: positions of the results that count; default: all.
+
     Raises:
       ValueError: not a list, a missing key, an unknown image or category id, a number that is not
         finite.
+    """
+    results = check_list(results)
+    images = {image["id"]: image for image in ground_truth["images"]}
+    categories = {category["id"]: category for category in ground_truth["categories"]}
+    geometry = "bbox" if iou_type == "bbox" else "segmentation"
+    annotations = []
+    for index in range(len(results)) if chosen is None else chosen:
+        entry, what = results[index], f"result {index}"
+        check_result(entry, images, categories, what)
+        _require(entry, (geometry,), what)
+        made = {
+            "id": index + 1,
+            "image_id": entry["image_id"],
+            "category_id": entry["category_id"],
+            "score": entry["score"],
+            "iscrowd": 0,
+            geometry: _geometry(entry, geometry, images, what),
+        }
+        if geometry == "bbox" or area_from == "box":
+            _require(entry, ("bbox",), what)
+            *_, w, h = _geometry(entry, "bbox", images, what)
+            made["area"] = w * h
+        else:  # one at a time: a list of more than 255 overflows in pycocotools under NumPy 2
+            made["area"] = int(mask_utils.area(made[geometry]))
+        annotations.append(made)
+    return {
+        "images": ground_truth["images"],
+        "categories": ground_truth["categories"],
+        "annotations": annotations,
+    }
+
+
+def check_list(results: Any) -> Sequence[Mapping]:
+    """The results, if they are a list.
+
+    Raises:
+      ValueError: they are not.
     """
     if not isinstance(results, Sequence) or isinstance(results, str | bytes):
         raise ValueError(
             f"COCO results must be a list of dicts, got a {type(results).__name__}; "
             "a results file is `[{image_id, category_id, score, bbox or segmentation}, ...]`."
         )
-    images = {image["id"]: image for image in ground_truth["images"]}
-    categories = {category["id"]: category for category in ground_truth["categories"]}
-    geometry = "bbox" if iou_type == "bbox" else "segmentation"
-    annotations = []
-    for index, entry in enumerate(results):
-        what = f"result {index}"
-        _require(entry, ("image_id", "category_id", "score", geometry), what)
-        _check_ids(entry, images, categories, what)
-        if not _finite([entry["score"]]):
-            raise ValueError(f"The score of {what} is not a finite number: {entry['score']!r}.")
-        annotations.append(
-            {
-                "id": index + 1,
-                "image_id": entry["image_id"],
-                "category_id": entry["category_id"],
-                "score": entry["score"],
-                "iscrowd": 0,
-                geometry: _geometry(entry, geometry, images, what),
-            }
-        )
-    _add_areas(annotations, geometry)
-    return {
-        "images": ground_truth["images"],
-        "categories": ground_truth["categories"],
-        "annotations": annotations,
-    }
+    return results
+
+
+def check_result(entry: Any, images: Mapping, categories: Mapping, what: str) -> None:
+    """Checks a result but for its geometry; `what` names it in errors.
+
+    Raises:
+      ValueError: a missing key, an unknown image or category id, a score that is not finite.
+    """
+    _require(entry, ("image_id", "category_id", "score"), what)
+    _check_ids(entry, images, categories, what)
+    if not _finite([entry["score"]]):
+        raise ValueError(f"The score of {what} is not a finite number: {entry['score']!r}.")
 
 
 def to_rle(segmentation: Any, height: int, width: int) -> dict:
@@ -187,14 +225,6 @@ def _box_polygon(entry: Mapping) -> list[list[float]]:
     _require(entry, ("bbox",), "crowd of the ground truth")
     x, y, w, h = entry["bbox"]
     return [[x, y, x + w, y, x + w, y + h, x, y + h]]
-
-
-def _add_areas(annotations: list[dict], geometry: str) -> None:
-    for annotation in annotations:
-        if geometry == "bbox":
-            annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
-        else:  # one at a time: a list of more than 255 overflows in pycocotools under NumPy 2
-            annotation["area"] = int(mask_utils.area(annotation["segmentation"]))
 
 
 def _require(entry: Any, keys: tuple[str, ...], what: str) -> None:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from rich import progress as rich_progress
 
 from jaxseg.data import pipeline
-from jaxseg.evaluation import coco, pasters
+from jaxseg.evaluation import measure, pasters
 from jaxseg.evaluation.report import Report
 from jaxseg.evaluation.results import host_images
 from jaxseg.structures import Batch, Detections
@@ -103,7 +103,7 @@ def evaluate_source(
     split: str | None = None,
     progress: bool = True,
 ) -> Report:
-    """Detects in a whole source and measures box and mask AP if it is annotated.
+    """Detects in a whole source and measures box and mask AP if it is annotated, by the protocol of `config.eval`.
 
     Args:
       detect: as in `run`.
@@ -118,10 +118,10 @@ def evaluate_source(
       as missed.
 
     Raises:
-      ValueError: an option of `config.eval` is not allowed (before anything is run).
+      ValueError: an option of `config.eval` is not allowed, or the protocol needs what the source's annotations lack
+        (before anything is run).
     """
-    options = dict(max_detections=config.eval.max_detections, evaluator=config.eval.evaluator)
-    coco.check_options("bbox", **options)
+    used = measure.for_source(config.eval, source)
     workers = config.eval.get("workers", pasters.AUTOMATIC)  # runs of earlier versions have none
     pasters.check(workers)
     skipped = Counter(source.problems.counts)
@@ -147,10 +147,7 @@ def evaluate_source(
         results=results,
     )
     if source.annotated:
-        truth = _about(source.coco(), infos)
-        report.box = coco.evaluate(truth, results, "bbox", **options)
-        report.mask = coco.evaluate(truth, results, "segm", **options)
-        report.count_objects(truth)
+        report.measure(_about(source.coco(), infos), used)
     return report
 
 

@@ -10,78 +10,117 @@ import tempfile
 from collections import Counter
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from jaxseg import atomic
+from jaxseg.evaluation import coco, measure
 from jaxseg.evaluation import results as results_lib
-from jaxseg.evaluation.coco import Metrics
 
-_CLASS_COLUMNS = ("AP", "AP50")  # all twelve are in metrics.json
+_CLASS_COLUMNS = ("AP", "AP50")  # all numbers are in metrics.json
+MANY = 100  # classes from which on the console sums them up
 
 
 @dataclasses.dataclass
 class Report:
-    """The outcome of one evaluation. `box` and `mask` are None for a split without annotations."""
+    """The outcome of one evaluation.
+
+    `metrics`: kind of AP (see `measure.KINDS`) -> numbers; empty for a split without annotations.
+    """
 
     split: str
     images: int
     seconds: float  # for detecting and pasting, with compilation, without the evaluator
     skipped: dict[str, int] = dataclasses.field(default_factory=dict)  # what was left out: how many
     results: list[dict] = dataclasses.field(default_factory=list)  # COCO results
-    box: Metrics | None = None
-    mask: Metrics | None = None
+    protocol: str = "coco"
+    metrics: dict[str, coco.Metrics] = dataclasses.field(default_factory=dict)
     objects: dict[str, int] = dataclasses.field(default_factory=dict)  # class: how many, no crowds
+    groups: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # of very many classes
     # Settings that are not those of the evaluated run, with its value and the one here.
     changed: dict[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
 
-    def count_objects(self, ground_truth: dict) -> None:
-        """Notes how many objects each class has in a COCO ground truth."""
+    def measure(self, ground_truth: dict, used: measure.Settings) -> None:
+        """Compares the results with a COCO ground truth, by the settings of `measure.chosen`."""
+        self.protocol = used.protocol
+        self.metrics = measure.measure(ground_truth, self.results, used)
+        categories = ground_truth["categories"]
         count = Counter(
             a["category_id"] for a in ground_truth["annotations"] if not a.get("iscrowd", 0)
         )
-        ids = [category["id"] for category in ground_truth["categories"]]
-        assert self.box is not None
-        self.objects = {name: count[i] for name, i in zip(self.box.per_class, ids, strict=True)}
+        names = coco.labels(categories)
+        self.objects = {n: count[c["id"]] for n, c in zip(names, categories, strict=True)}
+        self.groups = measure.groups(ground_truth, used) if len(names) > MANY else {}
+
+    @property
+    def box(self) -> coco.Metrics | None:
+        """The numbers of boxes; None without annotations."""
+        return self.metrics.get("box")
+
+    @property
+    def mask(self) -> coco.Metrics | None:
+        """The numbers of masks; None without annotations."""
+        return self.metrics.get("mask")
 
     @property
     def headline(self) -> str:
-        """One line: what was run, how long it took, and the two APs."""
+        """One line: what was run, how long it took, and the APs."""
         line = (
             f"{self.split}: {len(self.results)} detections in {self.images} images, "
             f"{self.seconds:.1f} s with compilation"
         )
-        if self.box and self.mask:
-            line += f", box AP {self.box.summary['AP']:.3f}, mask AP {self.mask.summary['AP']:.3f}"
+        for kind, metrics in self.metrics.items():
+            line += f", {measure.KINDS[kind]} AP {metrics.summary['AP']:.3f}"
         return line
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the results, ready for JSON."""
-        kinds = {kind: getattr(self, kind) for kind in ("box", "mask")}
+        kinds = dict.fromkeys(("box", "mask", *self.metrics))
         return {
             "split": self.split,
+            "protocol": self.protocol,
             "images": self.images,
             "detections": len(self.results),
             "seconds": self.seconds,
             "skipped": self.skipped,
             "objects": self.objects,
-            **{
-                kind: m and dict(summary=m.summary, per_class=m.per_class)
-                for kind, m in kinds.items()
-            },
+            "groups": self.groups,
+            **kinds,
+            **{k: dict(summary=m.summary, per_class=m.per_class) for k, m in self.metrics.items()},
         }
 
+    @classmethod
+    def from_dict(cls, found: dict[str, Any], results: list[dict]) -> Report:
+        """What `to_dict` gave, with the results; the curves are not in it.
+
+        Raises:
+          KeyError, TypeError: it is something else.
+        """
+        fields = {k: found[k] for k in ("split", "images", "seconds", "skipped", "objects")}
+        fields |= {k: found[k] for k in ("protocol", "groups") if k in found}
+        types = {"box": "bbox", "boundary": "boundary"}
+        metrics = {
+            kind: coco.Metrics(types.get(kind, "segm"), **found[kind])
+            for kind in measure.KINDS
+            if found.get(kind)
+        }
+        return cls(results=results, metrics=metrics, **fields)
+
     def print(self, console: Console | None = None) -> None:
-        """Prints the headline, what was skipped or changed, and the tables; names stand as they are, no markup."""
+        """Prints the headline, what was skipped or changed, and the tables; names stand as they are, no markup.
+
+        Of very many classes there are groups; `markdown` has each.
+        """
         console = console or Console()
         console.print(Text(self.headline))
         for name, count in self.skipped.items():
             console.print(Text(f"skipped: {count} {name}", style="yellow"))
         for line in self._changes():
             console.print(Text(line), soft_wrap=True)
-        for title, header, rows in self._tables():
+        for title, header, rows in self._tables(brief=True):
             table = Table(
                 title=Text(title, style="table.title"), title_justify="left", box=box.SIMPLE_HEAD
             )
@@ -102,17 +141,21 @@ class Report:
         return "\n\n".join(parts) + "\n"
 
     def save(self, folder: str | os.PathLike) -> dict[str, pathlib.Path]:
-        """Writes results.json (COCO results), metrics.json and metrics.md into `folder`.
+        """Writes results.json (COCO results), metrics.json, metrics.md and precision_recall.png into `folder`.
 
         Without annotations only results.json is written. Each file appears whole or not at all.
         """
         folder = pathlib.Path(folder)
         files = {"results": folder / "results.json"}
         results_lib.save(files["results"], self.results)
-        if self.box:
+        if self.metrics:
             files |= {"metrics": folder / "metrics.json", "table": folder / "metrics.md"}
             write_text(files["metrics"], json.dumps(self.to_dict(), indent=1))
             write_text(files["table"], self.markdown())
+        if any(metrics.curves for metrics in self.metrics.values()):
+            from jaxseg.evaluation import plots  # matplotlib takes its time
+
+            files["curves"] = plots.precision_recall(self.metrics, folder / "precision_recall.png")
         return files
 
     def _changes(self) -> list[str]:
@@ -121,21 +164,41 @@ class Report:
             for key, (old, new) in self.changed.items()
         ]
 
-    def _tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        if not (self.box and self.mask):
+    def _tables(self, brief: bool = False) -> list[tuple[str, list[str], list[list[str]]]]:
+        if not self.metrics:
             return []
-        kinds = {"box": self.box, "mask": self.mask}
-        rows = [[k, *(_number(m.summary[k]) for m in kinds.values())] for k in self.box.summary]
-        tables = [(f"COCO metrics on {self.split}", ["", "box", "mask"], rows)]
-        header = ["class", "objects"]
-        header += [f"{kind} {key}" for kind in kinds for key in _CLASS_COLUMNS]
+        names = dict.fromkeys(name for m in self.metrics.values() for name in m.summary)
+        rows = [
+            [name, *(_number(m.summary.get(name)) for m in self.metrics.values())] for name in names
+        ]
+        title = f"{measure.PROTOCOLS[self.protocol].title} metrics on {self.split}"
+        tables = [(title, ["", *(measure.KINDS[kind] for kind in self.metrics)], rows)]
+        columns = [f"{measure.KINDS[k]} {name}" for k in self.metrics for name in _CLASS_COLUMNS]
+        if brief and self.groups:
+            header = ["classes", "how many", "with objects", "objects", *columns]
+            rows = [self._of_group(*group) for group in self.groups.items()]
+            return [*tables, (f"Classes on {self.split}, summed up", header, rows)]
         rows = [
             [name, str(self.objects.get(name, ""))]
-            + [_number(m.per_class[name][key]) for m in kinds.values() for key in _CLASS_COLUMNS]
-            for name in self.box.per_class
+            + [
+                _number(m.per_class[name][key])
+                for m in self.metrics.values()
+                for key in _CLASS_COLUMNS
+            ]
+            for name in next(iter(self.metrics.values())).per_class
         ]
-        tables.append((f"Per class on {self.split}", header, rows))
-        return tables
+        return [*tables, (f"Per class on {self.split}", ["class", "objects", *columns], rows)]
+
+    def _of_group(self, group: str, names: list[str]) -> list[str]:
+        """A group of classes: the means over those that have the number."""
+        counts = [self.objects.get(name, 0) for name in names]
+        values = [
+            coco.mean(np.array([m.per_class[name][key] for name in names]))
+            for m in self.metrics.values()
+            for key in _CLASS_COLUMNS
+        ]
+        sizes = (len(names), np.count_nonzero(counts), sum(counts))
+        return [group, *(f"{n:,}" for n in sizes), *map(_number, values)]
 
 
 def make_folder(path: str | os.PathLike) -> pathlib.Path:
@@ -167,5 +230,8 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         file.write(text)
 
 
-def _number(value: float) -> str:
+def _number(value: float | None) -> str:
+    """A number; "-" is one that is not defined, and "" one that a protocol does not have."""
+    if value is None:
+        return ""
     return "-" if value < 0 else f"{value:.3f}"

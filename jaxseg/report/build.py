@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxseg.evaluation import measure
 from jaxseg.report import charts, curves, evaluated, findings, page, tables
 from jaxseg.report.evaluated import Evaluated
 from jaxseg.report.folder import RunFolder
@@ -125,6 +126,12 @@ def _notes_on_comparison(
             "the data."
         )
     configs = [run.evaluated for run in runs.values() if run.evaluated is not None]
+    protocols = {run.final.get("protocol", "coco") for run in runs.values() if run.final}
+    if len(protocols) > 1:
+        words = " and ".join(sorted(measure.PROTOCOLS[p].title for p in protocols))
+        notes.append(
+            f"The runs were evaluated by different protocols, {words}: their APs must not be compared."
+        )
     sizes = {config.eval.max_detections for config in configs}
     if len(sizes) > 1:
         words = ", ".join(map(str, sorted(sizes)))

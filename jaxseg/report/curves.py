@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
+from jaxseg.evaluation import measure
 from jaxseg.report import charts
 from jaxseg.report.folder import RunFolder
 
@@ -45,7 +46,7 @@ _LOSSES = {
     "refine_mask_binary": "Refining mask head: binarised mask",
 }
 _RATE = {"lr": "Learning rate"}
-_VALIDATION = ("AP", "AP50", "AP75")
+_VALIDATION = ("AP", "AP50", "AP75", "APr", "APc", "APf")
 _HIDDEN = {"step", "split", "eta"}
 
 
@@ -106,11 +107,12 @@ def _validation(runs: Mapping[str, RunFolder], order: Sequence[str]) -> list[Mar
         label: [{k: 100 * v if k in keys else v for k, v in line.items()} for line in found]
         for label, found in val.items()
     }
-    return [
-        _chart(percent, key, key.replace("/", " "), order, ylabel="%")
-        for key in keys
-        if key in logged
-    ]
+    return [_chart(percent, key, _words(key), order, ylabel="%") for key in keys if key in logged]
+
+
+def _words(key: str) -> str:
+    kind, _, name = key.partition("/")
+    return f"{measure.KINDS.get(kind, kind)} {name}"
 
 
 def _kind_order(kind: str) -> tuple[int, str]:

@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 
 from jaxseg.data import sources
-from jaxseg.evaluation import coco
+from jaxseg.evaluation import coco, measure
 from jaxseg.report import analysis
 from jaxseg.report.folder import RunFolder, open_data
-
-KINDS = {"mask": "segm", "box": "bbox"}
 
 
 @dataclasses.dataclass
@@ -25,7 +23,7 @@ class Evaluated:
       infos: the images that were evaluated.
       score: detections under it are not counted in what follows, and not drawn; `at` has what it gives.
       images, assigned: of the images, by position; empty without annotations.
-      curves: kind -> precision by recall, see `coco.precision_recall`.
+      curves: kind of AP -> precision by recall, see `coco.Metrics`; masks first.
     """
 
     source: sources.Source
@@ -83,12 +81,9 @@ def evaluate(
 
 def _measure(found: Evaluated, run: RunFolder, score: float | None) -> None:
     truth = _about(found.source.coco(), found.infos)
-    options = dict(
-        max_detections=run.evaluated.eval.max_detections,
-        evaluator=run.evaluated.eval.evaluator,
-    )
-    for kind, iou_type in KINDS.items():
-        found.curves[kind] = coco.precision_recall(truth, found.results, iou_type, **options)
+    used = measure.chosen(measure.settings(run.evaluated.eval), truth)
+    measured = measure.measure(truth, found.results, used)
+    found.curves = {kind: measured[kind].curves for kind in dict.fromkeys(("mask", *measured))}
     found.images = analysis.images(truth, found.results)
     found.score, found.at = analysis.best_score(found.images, score)
     found.assigned = [analysis.assign(image, found.score) for image in found.images]

@@ -8,6 +8,8 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jaxseg.evaluation import measure
+
 _RESULT = {"image_id", "category_id", "score", "bbox", "segmentation"}
 _KINDS = ("box", "mask")
 
@@ -43,6 +45,7 @@ def is_metrics(value: Any) -> bool:
     return (
         isinstance(value, Mapping)
         and isinstance(value.get("split"), str)
+        and value.get("protocol", "coco") in measure.PROTOCOLS
         and all(is_count(value.get(key)) for key in ("images", "detections"))
         and all(is_count(value[key]) for key in ("step",) if value.get(key) is not None)
         and is_number(value.get("seconds", 0))

@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from jaxseg.report import analysis, charts, pictures, tables
-from jaxseg.report.evaluated import KINDS, Evaluated
+from jaxseg.report.evaluated import Evaluated
 from jaxseg.report.folder import RunFolder
 
 BARS = (
@@ -34,12 +34,12 @@ def precision_recall(
     """(kind, charts at IoU 0.5, 0.75 and their mean)."""
     titles = {"AP50": "IoU 0.50", "AP75": "IoU 0.75", "AP": "Mean over IoU 0.50 to 0.95"}
     made = []
-    for kind in KINDS:
+    for kind in dict.fromkeys(kind for one in found.values() for kind in one.curves):
         series = {label: e.curves[kind] for label, e in found.items() if kind in e.curves}
         if series:
             made.append(
                 (
-                    kind.capitalize(),
+                    tables.title(kind),
                     [
                         charts.lines(
                             {label: [(c["recall"], c[name])] for label, c in series.items()},
@@ -75,7 +75,7 @@ def class_bars(runs: Mapping[str, RunFolder], order: Sequence[str]) -> list[Mark
     if len(means) < 2:
         return []
     ranked = sorted(means, key=lambda name: -means[name])
-    parts = {f"{kind.capitalize()} AP of each class": ranked}
+    parts = {f"{tables.title(kind)} AP of each class": ranked}
     if len(ranked) > BARS:
         parts = {
             f"The best {BARS // 2} of {len(ranked):,} classes": ranked[: BARS // 2],

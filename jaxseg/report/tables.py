@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxseg.evaluation import measure
 from jaxseg.report import curves, page
 from jaxseg.report.folder import RunFolder
 from jaxseg.training import workdir
@@ -25,8 +26,14 @@ def kinds(runs: Sequence[RunFolder]) -> list[str]:
     return sorted(found, key=lambda kind: ({"mask": 0, "box": 1}.get(kind, 2), kind))
 
 
+def title(kind: str) -> str:
+    """A kind of AP at the head of a table: `Mask`, `Mask (COCO)`."""
+    words = measure.KINDS.get(kind, kind)
+    return words[:1].upper() + words[1:]
+
+
 def summary(run: RunFolder, kind: str) -> Mapping[str, float]:
-    """The numbers of COCO over all classes; {} where the run has none."""
+    """The numbers over all classes; {} where the run has none."""
     return ((run.final or {}).get(kind) or {}).get("summary", {})
 
 
@@ -50,7 +57,10 @@ def tiles(runs: Mapping[str, RunFolder]) -> list[dict[str, Any]]:
     """For each run its `label`, `numbers` (name, percent) and `about`, a sentence or two."""
     made = []
     for label, run in runs.items():
-        numbers = [(f"{kind} AP", page.percent(summary(run, kind)["AP"])) for kind in kinds([run])]
+        numbers = [
+            (f"{measure.KINDS.get(kind, kind)} AP", page.percent(summary(run, kind)["AP"]))
+            for kind in kinds([run])
+        ]
         about = [state(run)]
         if run.final:
             found = f"{run.final['detections']:,} detections in {run.final['images']:,} images"
@@ -80,12 +90,12 @@ def ap_tables(runs: Mapping[str, RunFolder], comparable: bool = True) -> list[di
     found = kinds(list(runs.values()))
     if len(runs) == 1:
         ((_, run),) = runs.items()
-        rows = {kind: summary(run, kind) for kind in found}
+        rows = {measure.KINDS.get(kind, kind): summary(run, kind) for kind in found}
         return [_ap_table("", "", rows)] if rows else []
     made = []
     for kind in found:
         rows = {label: summary(run, kind) for label, run in runs.items() if summary(run, kind)}
-        made.append(_ap_table(kind.capitalize(), "run", rows, comparable and len(rows) > 1))
+        made.append(_ap_table(title(kind), "run", rows, comparable and len(rows) > 1))
     return made
 
 
@@ -113,9 +123,13 @@ def class_table(runs: Mapping[str, RunFolder]) -> dict[str, Any] | None:
     if not names:
         return None
     columns = [(label, run, kind) for label, run in runs.items() for kind in kinds([run])]
+    words = [measure.KINDS.get(kind, kind) for _, _, kind in columns]
     several = len(runs) > 1
     header = ["class", "objects"]
-    header += [f"{label}: {kind} AP" if several else f"{kind} AP" for label, _, kind in columns]
+    header += [
+        f"{label}: {kind} AP" if several else f"{kind} AP"
+        for (label, _, _), kind in zip(columns, words, strict=True)
+    ]
     objects: dict[str, int] = {}
     for run in runs.values():
         objects = {**((run.final or {}).get("objects") or {}), **objects}

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from jaxseg.evaluation import coco
+from jaxseg.evaluation import coco, lvis, measure
 from jaxseg.reproduce import table_types
 
 FOLDER = pathlib.Path("configs/tables")
@@ -22,8 +22,8 @@ OWN = {
     "init_from": "start_from or weights",
     "checkpoints": "--workdir",
 }  # what the runner sets, and from what
-KINDS = ("mask", "box", "boundary")
-METRICS = coco.names()
+KINDS = tuple(measure.KINDS)
+METRICS = tuple(dict.fromkeys((*coco.names(), *lvis.names())))
 
 
 def find(name: str) -> pathlib.Path:

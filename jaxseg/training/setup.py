@@ -19,7 +19,7 @@ from rich.console import Console
 
 from jaxseg import methods, paths
 from jaxseg.data import geometry, pipeline, sources
-from jaxseg.evaluation import coco, pasters
+from jaxseg.evaluation import measure, pasters
 from jaxseg.methods import maskplus
 from jaxseg.training import (
     checkpoints,
@@ -60,9 +60,7 @@ def checked(config: ConfigDict, base: ConfigDict | None) -> ConfigDict:
     geometry.check(config.data)
     class_rows.parse(config.get("init_classes", ""))
     optimizer.make_schedule(config)
-    coco.check_options(
-        "bbox", max_detections=config.eval.max_detections, evaluator=config.eval.evaluator
-    )
+    measure.settings(config.eval)
     pasters.check(config.eval.get("workers", pasters.AUTOMATIC))
     if config.deterministic and jax.default_backend() == "gpu":
         missing = [f for f in GPU_DETERMINISM.split() if f not in os.environ.get("XLA_FLAGS", "")]

@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from jaxseg.evaluation import coco, inference, pictures
+from jaxseg.evaluation import inference, measure, pictures
 from jaxseg.evaluation import report as reports
 from jaxseg.training import sharding, step, workdir
 
@@ -30,8 +30,10 @@ def make_evaluate(
     The first process does it on its own devices; the others get None.
 
     Raises:
-      ValueError: `config.eval.batch_size` does not split over the devices.
+      ValueError: `config.eval.batch_size` does not split over the devices, or the source lacks what the protocol of the
+        evaluation needs.
     """
+    measure.for_source(config.eval, source)
     mesh = sharding.make_mesh(jax.local_devices())
     sharding.check_batch(config.eval.batch_size, 1, mesh, key="eval.batch_size")
     detect = step.make_detect(model, mesh)
@@ -60,8 +62,8 @@ def make_evaluate(
 def scalars(report: reports.Report | None) -> dict[str, float]:
     """`box/AP`, `mask/AP50`, ...: what a report measures, the same on every process; {} without annotations."""
     found = {}
-    if report is not None and report.box and report.mask:
-        for kind, numbers in (("box", report.box), ("mask", report.mask)):
+    if report is not None:
+        for kind, numbers in report.metrics.items():
             # -1 is "not defined": nothing to log
             found |= {f"{kind}/{n}": float(v) for n, v in numbers.summary.items() if v >= 0}
     if jax.process_count() > 1:
@@ -97,11 +99,6 @@ def read_final(folder: pathlib.Path) -> tuple[int, reports.Report] | None:
     try:
         final = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        metrics = {
-            kind: coco.Metrics(iou_type, **final[kind]) if final[kind] else None
-            for kind, iou_type in (("box", "bbox"), ("mask", "segm"))
-        }
-        fields = {k: final[k] for k in ("split", "images", "seconds", "skipped", "objects")}
-        return final["step"], reports.Report(results=results, **fields, **metrics)
+        return final["step"], reports.Report.from_dict(final, results)
     except (OSError, ValueError, KeyError, TypeError):
         return None  # absent, or from another version: it is made anew

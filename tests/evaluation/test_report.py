@@ -23,7 +23,11 @@ def test_names_are_printed_as_they_are():
     numbers = {"AP": 0.5, "AP50": 0.75}
     metrics = Metrics("bbox", summary=numbers, per_class=dict.fromkeys(names, numbers))
     found = report.Report(
-        split="[b]val", images=1, seconds=1.0, skipped={"[/y]": 2}, box=metrics, mask=metrics
+        split="[b]val",
+        images=1,
+        seconds=1.0,
+        skipped={"[/y]": 2},
+        metrics={"box": metrics, "mask": metrics},
     )
     console = Console(file=io.StringIO(), width=120)
     found.print(console)

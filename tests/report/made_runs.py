@@ -11,7 +11,7 @@ from pycocotools import mask as mask_utils
 
 from configs import common
 from jaxseg.data import sources
-from jaxseg.evaluation import coco
+from jaxseg.evaluation import measure
 from jaxseg.evaluation.report import Report
 from jaxseg.training import validation, workdir
 
@@ -111,8 +111,7 @@ def write_run(folder, root, dataset, results=None, *, steps=20, logged=20, torn=
     write_log(folder, logged, torn)
     if results is not None:
         made = Report("val", len(dataset["images"]), 1.5, results=results)
-        made.box, made.mask = (coco.evaluate(dataset, results, t) for t in ("bbox", "segm"))
-        made.count_objects(dataset)
+        made.measure(dataset, measure.chosen(measure.settings(config.eval), dataset))
         made.save(folder)
         workdir.write_json(folder / validation.FINISHED, {"step": steps, **made.to_dict()})
     return folder
