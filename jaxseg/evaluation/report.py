@@ -73,7 +73,7 @@ class Report:
             f"{self.seconds:.1f} s with compilation"
         )
         for kind, metrics in self.metrics.items():
-            line += f", {measure.KINDS[kind]} AP {metrics.summary['AP']:.3f}"
+            line += f", {measure.KINDS[kind]} AP {_number(metrics.summary['AP'])}"
         return line
 
     def to_dict(self) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def blob(rng, size, largest=0.3):
     return mask.astype(bool)
 
 
-def moved(rng, mask, most=4):
+def moved(rng, mask, most):
     """What a detector might see of it: shifted, grown or shrunk."""
     dy, dx = rng.integers(-most, most + 1, 2)
     side = int(rng.integers(1, 4))
@@ -47,7 +47,9 @@ def entry(mask, image, category, **more):
     }
 
 
-def scene(rng, *, images=12, classes=4, objects=6, crowds=0.1, sizes=((90, 120), (64, 48))):
+def scene(
+    rng, *, images=12, classes=4, objects=6, crowds=0.1, noise=4, sizes=((90, 120), (64, 48))
+):
     """(COCO ground truth, COCO results). Every fourth image has no objects, another fourth no detections."""
     truth = {
         "images": [
@@ -67,7 +69,7 @@ def scene(rng, *, images=12, classes=4, objects=6, crowds=0.1, sizes=((90, 120),
             made = entry(mask, i, category, iscrowd=crowd, area=int(mask.sum()))
             truth["annotations"].append(made | {"id": len(truth["annotations"]) + 1})
             for _ in range(0 if i % 4 == 1 else int(rng.integers(0, 4))):
-                seen = moved(rng, mask)
+                seen = moved(rng, mask, noise)
                 if rng.random() < 0.2:
                     category = int(rng.integers(0, classes)) * 3 + 1
                 if seen.any():

@@ -59,7 +59,7 @@ def detections(rng, maps):
         for value in np.unique(ids).tolist():
             label = value if value < 1000 else value // 1000
             if label in CLASSES.values():
-                seen += [(moved(rng, ids == value), label) for _ in range(rng.integers(0, 4))]
+                seen += [(moved(rng, ids == value, 4), label) for _ in range(rng.integers(0, 4))]
         seen += [
             (blob(rng, ids.shape, 0.2), int(rng.choice(list(CLASSES.values())))) for _ in range(6)
         ]
@@ -117,7 +117,7 @@ def test_the_numbers_are_those_of_the_scripts(seed, script, tmp_path):
     found = cityscapes.evaluate(truth, results)
     assert found.summary["AP"] == pytest.approx(wanted["allAp"], abs=1e-9)
     assert found.summary["AP50"] == pytest.approx(wanted["allAp50%"], abs=1e-9)
-    assert 0.1 < found.summary["AP"] < found.summary["AP50"] < 0.95
+    assert 0.02 < found.summary["AP"] < found.summary["AP50"] < 0.95
     assert list(found.per_class) == list(CLASSES)
     for name, numbers in found.per_class.items():
         wants = [wanted["classes"][name][key] for key in ("ap", "ap50%")]
