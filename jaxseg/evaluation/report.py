@@ -100,7 +100,10 @@ class Report:
           KeyError, TypeError: it is something else.
         """
         fields = {k: found[k] for k in ("split", "images", "seconds", "skipped", "objects")}
-        fields |= {k: found[k] for k in ("protocol", "groups") if k in found}
+        fields |= {
+            k: found[k] for k in ("protocol", "groups") if k in found
+        }  # since there are several
+        measure.PROTOCOLS[fields.get("protocol", "coco")]  # of a later version: KeyError
         types = {"box": "bbox", "boundary": "boundary"}
         metrics = {
             kind: coco.Metrics(types.get(kind, "segm"), **found[kind])

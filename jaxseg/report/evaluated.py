@@ -81,7 +81,10 @@ def evaluate(
 
 def _measure(found: Evaluated, run: RunFolder, score: float | None) -> None:
     truth = _about(found.source.coco(), found.infos)
-    used = measure.chosen(measure.settings(run.evaluated.eval), truth)
+    given = measure.settings(run.evaluated.eval)
+    if run.final:  # one of a version that knew no other protocol is of COCO's
+        given = dataclasses.replace(given, protocol=run.final.get("protocol", "coco"))
+    used = measure.chosen(given, truth)
     measured = measure.measure(truth, found.results, used)
     found.curves = {kind: measured[kind].curves for kind in dict.fromkeys(("mask", *measured))}
     found.images = analysis.images(truth, found.results)

@@ -45,7 +45,7 @@ def is_metrics(value: Any) -> bool:
     return (
         isinstance(value, Mapping)
         and isinstance(value.get("split"), str)
-        and value.get("protocol", "coco") in measure.PROTOCOLS
+        and value.get("protocol", "coco") in tuple(measure.PROTOCOLS)
         and all(is_count(value.get(key)) for key in ("images", "detections"))
         and all(is_count(value[key]) for key in ("step",) if value.get(key) is not None)
         and is_number(value.get("seconds", 0))
