@@ -9,7 +9,8 @@ import pytest
 
 from configs import common
 from jaxseg.data import pipeline, sources
-from jaxseg.evaluation import coco, inference, pictures
+from jaxseg.evaluation import coco, inference, pictures, results
+from jaxseg.training import validation
 
 
 def shapes_config(**values):
@@ -79,6 +80,56 @@ def test_ground_truth_as_detections_scores_one_on_a_coco_folder(make_detect, fol
     assert {r["image_id"] for r in report.results} == {10, 20, 30, 40, 50}
     first = next(r for r in report.results if r["image_id"] == 10 and r["category_id"] == 4)
     np.testing.assert_allclose(first["bbox"], [8, 10, 24, 30], atol=0.01)
+
+
+def add_fields(folder, name):
+    """Makes the folder one of LVIS or of Cityscapes."""
+    truth = json.loads((folder / "val.json").read_text())
+    for k, category in enumerate(truth["categories"] if name == "lvis" else ()):
+        category["frequency"] = "rf"[k]
+    for image in truth["images"]:
+        if name == "lvis":
+            image |= dict(neg_category_ids=[], not_exhaustive_category_ids=[])
+        else:
+            size = (image["height"], image["width"])
+            image["void"] = results.region_rle(0, 0, np.zeros((0, size[0]), bool), size)
+    (folder / "val.json").write_text(json.dumps(truth))
+
+
+@pytest.mark.parametrize("name", ["lvis", "cityscapes"])
+def test_the_protocol_is_that_of_the_annotations(make_detect, folder, name):
+    add_fields(folder, name)
+    config = coco_config(folder)
+    source = sources.open_source(config.data, "val")
+    report = inference.evaluate_source(make_detect(source, config), source, config, progress=False)
+    assert report.protocol == name
+    assert report.mask.summary["AP50"] == pytest.approx(1.0)
+    logged = validation.scalars(report)
+    assert logged["mask/AP"] == report.mask.summary["AP"] > 0.9
+    more = {"lvis": {"mask/APr", "mask/APf", "box/AR100"}, "cityscapes": {"mask_coco/AP75"}}[name]
+    assert more <= set(logged) and "mask/APc" not in logged
+
+
+@pytest.mark.parametrize(
+    ("fields", "settings", "message"),
+    [
+        ("", {"eval.protocol": "lvis"}, "lacks `frequency`"),
+        ("", {"eval.protocol": "cityscapes"}, "lacks `void`"),
+        ("cityscapes", {"eval.boundary": True}, "not for the protocol of Cityscapes"),
+        ("lvis", {"eval.evaluator": "pycocotools"}, "does not know the protocol of LVIS"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_before_anything_is_detected(
+    folder, fields, settings, message
+):
+    if fields:
+        add_fields(folder, fields)
+    config = coco_config(folder, **settings)
+    source = sources.open_source(config.data, "val")
+    with pytest.raises(ValueError, match=message):
+        inference.evaluate_source(pytest.fail, source, config, progress=False)
+    with pytest.raises(ValueError, match=message):  # a training run finds it out before it starts
+        validation.make_evaluate(None, config, source)
 
 
 def test_real_images_with_crowds_and_gaps_in_the_ids(make_detect, test_data):
