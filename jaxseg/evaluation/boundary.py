@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as mask_utils
 
+from jaxseg.data import rle as rle_lib
 from jaxseg.evaluation import results
 
 RATIO = 0.02
@@ -38,7 +39,9 @@ def boundary(rle: Mapping[str, Any], ratio: float = RATIO) -> dict:
     x, y, columns, rows = (int(v) for v in mask_utils.toBbox(rle))
     # Only the box is eroded: around it there is nothing that could hold the erosion up. OpenCV takes pixels beyond an
     # array for set, hence the frame of zeros.
-    region = mask_utils.decode(rle)[y : y + rows, x : x + columns].T
+    counts = rle["counts"].encode() if isinstance(rle["counts"], str) else rle["counts"]
+    across = rle_lib.decode_columns({"size": size, "counts": counts}, x, x + columns)
+    region = np.ascontiguousarray(across[y : y + rows].T)
     framed = np.pad(region, 1)
     side = 2 * width(size, ratio) + 1
     if min(framed.shape) > side:  # else nothing is left of it
