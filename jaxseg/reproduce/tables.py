@@ -22,7 +22,7 @@ OWN = {
     "init_from": "start_from or weights",
     "checkpoints": "--workdir",
 }  # what the runner sets, and from what
-KINDS = tuple(measure.KINDS)
+KINDS = tuple(dict.fromkeys(("mask", *measure.KINDS)))
 METRICS = tuple(dict.fromkeys((*coco.names(), *lvis.names())))
 
 

@@ -1,12 +1,13 @@
 """The whole page, of runs in every state: what it shows, and what it says about what it cannot show."""
 
+import copy
 import html.parser
 import json
 import re
 import shutil
 
 import pytest
-from made_runs import detections, write_data, write_run
+from made_runs import detections, rle, write_data, write_run
 
 from jaxseg.report import __main__ as program
 from jaxseg.report import build, folder, page
@@ -225,6 +226,25 @@ def test_an_evaluation_that_says_what_it_is_of_has_its_pictures(tmp_path, finish
     found, _ = report(tmp_path)
     assert found.ids == ["ap", "pr", "classes", "found", "images", "run"]
     assert "evaluation of step 20" in found.text and "evaluated run runs/of this" in found.text
+
+
+def test_protocols_are_drawn_and_told_apart(tmp_path, finished, three_classes):
+    """The same data with the fields of Cityscapes, and COCO's Boundary AP."""
+    root, dataset = tmp_path / "data", copy.deepcopy(three_classes[1])
+    write_data(root, ["cat", "dog", "cow"])
+    for image in dataset["images"]:
+        image["void"] = rle(0, 0, 0, 0)
+    (root / "annotations" / "instances_val.json").write_text(json.dumps(dataset))
+    city = write_run(tmp_path / "city", root, dataset, detections(dataset))
+    found, text = report(finished, city)
+    assert "by different protocols, COCO and Cityscapes" in found.text
+    assert "Mask (COCO)" in text and found.text.count("Mean over IoU 0.50") >= 3
+    edges = write_run(
+        tmp_path / "edges", *three_classes, detections(dataset), **{"eval.boundary": True}
+    )
+    found, text = report(edges)
+    assert "boundary AP" in found.text and "Boundary" in text
+    assert "different protocols" not in found.text
 
 
 def test_an_evaluation_with_other_settings_tells_them(tmp_path, three_classes, finished):
