@@ -143,6 +143,17 @@ def test_the_numbers_are_those_of_faster_coco_eval_and_pycocotools():
     np.testing.assert_allclose(list(both[0].summary.values()), run.stats, atol=1e-9)
 
 
+def test_the_number_of_the_published_results_is_that_of_faster_coco_eval(test_data):
+    """COCO's 100 images with sample masks; made with faster-coco-eval 1.8.0's boundary mode, all twelve equal."""
+    folder = test_data / "evaluator" / "cocoapi_val2014_100"
+    found = coco.evaluate_files(
+        folder / "instances_val2014_100.json",
+        folder / "instances_val2014_fakesegm100_results.json",
+        "boundary",
+    )
+    assert found["AP"] == pytest.approx(0.22639400050237551, abs=1e-9)
+
+
 @both
 def test_ground_truth_as_detections_is_one(evaluator):
     truth, _ = scene(np.random.default_rng(4))
