@@ -27,7 +27,7 @@ def precision_recall(metrics: Mapping[str, coco.Metrics], path: str | os.PathLik
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure = Figure(figsize=(5 * len(metrics), 4.2), dpi=110, layout="constrained")
+    figure = Figure(figsize=(4.5 * len(metrics) + 1, 4.2), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(metrics), squeeze=False, sharey=True)[0]
     for panel, (kind, numbers) in zip(panels, metrics.items(), strict=True):
@@ -35,6 +35,7 @@ def precision_recall(metrics: Mapping[str, coco.Metrics], path: str | os.PathLik
         panel.set_title(f"{measure.KINDS[kind]} AP {_percent(numbers.summary['AP'])}")
         panel.set(xlabel="recall", xlim=(0, 1), ylim=(0, 1.02))
     panels[0].set_ylabel("precision")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     with atomic.replacing(path, "wb") as file:
         figure.savefig(file, format="png")
     return path
@@ -49,7 +50,6 @@ def _draw(panel, curves: Mapping[str, np.ndarray]) -> None:
         )
     panel.plot(curves["recall"], curves["AP"], color="black", linewidth=2, label="mean")
     panel.grid(alpha=0.3)
-    panel.legend(fontsize=7, loc="lower left")
 
 
 def _percent(value: float) -> str:
