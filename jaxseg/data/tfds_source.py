@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 from jaxseg.data import coco_format, coco_json, images, source
 from jaxseg.data import problems as problems_lib
@@ -46,8 +46,10 @@ class TfdsSource:
         rows = index["images"]
         self.infos = tuple(
             source.ImageInfo(number, file, height, width, objects, bool(missing))
-            for number, file, height, width, objects, _, missing in rows
+            for number, file, height, width, objects, _, missing, _ in rows
         )
+        self._first = np.cumsum([0, *(len(row[7]) for row in rows)])
+        self._found = np.array([index for row in rows for index in row[7]], np.int32)
         self._records = np.array([row[5] for row in rows], np.int64)
         self._top, self._extras = index["top"], tuple(index["extras"])
         self._classes = {category.id: i for i, category in enumerate(self.categories)}
@@ -95,6 +97,10 @@ class TfdsSource:
             for a in annotations
         ]
         return coco_json.Store([[item for item in items if item is not None]]).load(0, info)
+
+    def image_classes(self, index: int) -> Int[np.ndarray, "N"]:
+        """The class index of each object and crowd; no record is read."""
+        return self._found[self._first[index] : self._first[index + 1]]
 
     def coco(self) -> dict[str, Any]:
         """The content of the annotation file that the split was prepared from, as `coco_json` gives it.

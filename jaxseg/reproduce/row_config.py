@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from jaxseg import config_keys, methods
+from jaxseg.data.prepare import layout
 from jaxseg.training import setup
 
 FROZEN_NORMS = ("frozen_bn", "batch_norm_eval")
@@ -105,10 +106,14 @@ def needs_weights(config: ConfigDict) -> bool:
 
 
 def missing_data(config: ConfigDict, splits: Sequence[str]) -> list[str]:
-    """The annotation files and image folders of the splits that are not there."""
+    """The annotation files and image folders of the splits that are not there; of prepared data, their indices."""
+    paths = []
+    if config.data.source == "tfds":
+        folder = layout.folder(config.data.root, config.data.tfds.name)
+        paths = [layout.index(folder, split.replace("-", "_")) for split in splits]
+        return [path for path in paths if not os.path.exists(path)]
     if config.data.source != "coco_json":
         return []
-    paths = []
     for split in splits:
         files = config.data.get(split) or {}
         names = [files.get("annotations"), files.get("images")]

@@ -41,6 +41,8 @@ def assert_same(direct, prepared_, orders=((0, 1), (1, 0)), step=1):
                 if what == 1:
                     ours, theirs = prepared_.instances(index), direct.instances(index)
                     found[1] = list(map(repr, ours)) == list(map(repr, theirs))
+                    classes = [item.class_index for item in theirs]
+                    found[2] = prepared_.image_classes(index).tolist() == classes
             assert all(found.values()), info
     truths = [json.dumps(s.coco(), sort_keys=True) for s in (direct, prepared_)]
     assert truths[0] == truths[1]

@@ -106,6 +106,8 @@ def test_an_evaluation_is_not_replaced_by_one_with_other_settings(tmp_path):
     assert noted["changed"] == {"model.test.score": [0.3, 0.05]}
     config.data.workers, config.eval.batch_size, config.train.steps = 5, 1, 99
     workdir.check_evaluation(tmp_path, config)
+    config.data.test.images = "elsewhere"  # no matter of the split that was evaluated
+    workdir.check_evaluation(tmp_path, config)
     config.model.test.score = 0.5
     message = r"config.model.test.score is 0.05 there and 0.5 here\. Give --out=DIR"
     with pytest.raises(ValueError, match=message):

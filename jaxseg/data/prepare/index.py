@@ -1,7 +1,8 @@
 """What a split holds, in one JSON file: a source is opened by it without reading a record.
 
 images    a row an image, in the order of the annotation file: id, file_name, height, width, objects (usable, no
-          crowds), record (its number in the shards, which are in the order of ids), missing (no image file)
+          crowds), record (its number in the shards, which are in the order of ids), missing (no image file), and the
+          class index of each usable object and crowd
 shards    a row a shard: records, bytes, bytes of the one without images
 top       the annotation file's other keys, with the categories
 problems  the objects that cannot be used: counts and examples
@@ -15,7 +16,7 @@ import pathlib
 from typing import Any
 
 from jaxseg import atomic
-from jaxseg.data import coco_format, problems
+from jaxseg.data import coco_format, problems, source
 from jaxseg.data.prepare import inputs, layout, records, shards
 
 FORMAT = 1
@@ -37,10 +38,12 @@ def build(
         table.append([held, *map(os.path.getsize, paths)])
         for raw in shards.read(paths[1]):
             entry, annotations = records.from_example(features.deserialize_example_np(raw), extras)
+            usable = _usable(entry, annotations, classes, told)
             rows[order[record]] = [
                 *(entry["id"], entry["file_name"], entry["height"], entry["width"]),
-                _usable(entry, annotations, classes, told),
+                sum(not item.crowd for item in usable),
                 *(record, int(entry["id"] in missing)),
+                [item.class_index for item in usable],
             ]
             record += 1
     return {
@@ -55,14 +58,14 @@ def build(
     }
 
 
-def _usable(entry, annotations, classes, told) -> int:
-    """How many annotations are objects that can be used; why the others cannot is told."""
+def _usable(entry, annotations, classes, told) -> list[source.Instance]:
+    """The annotations that can be used; why the others cannot is told."""
     height, width = entry["height"], entry["width"]
     items = (
         coco_format.normal_form(a, height, width, classes[a["category_id"]], told)
         for a in annotations
     )
-    return sum(item is not None and not item.crowd for item in items)
+    return [item for item in items if item is not None]
 
 
 def save(folder: str, index: dict[str, Any]) -> None:

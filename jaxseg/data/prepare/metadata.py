@@ -55,7 +55,7 @@ def _metadata(indices: list[dict[str, Any]]) -> dict[str, Any]:
         index["split"]: {
             **{key: index[key] for key in kept},
             "images": len(index["images"]),
-            "missing_images": sum(row[-1] for row in index["images"]),
+            "missing_images": sum(row[6] for row in index["images"]),
         }
         for index in indices
     }
