@@ -109,6 +109,9 @@ def test_the_data_and_the_scale_become_arguments_of_the_config(tmp_path):
         (tmp_path / part).mkdir(parents=True)
     (tmp_path / "annotations/instances_val2017.json").write_text("")
     assert jobs(table, data=f"coco,root={tmp_path}", scale="tiny")[0].lacks == ()
+    prepared = jobs(table, data=f"coco,tfds,root={tmp_path}", scale="tiny")[0]
+    assert all("/coco2017/" in word and ".index.json" in word for word in prepared.lacks)
+    assert prepared.lacks
 
 
 def test_weights_that_a_row_cannot_do_without(tmp_path):
