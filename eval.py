@@ -17,7 +17,7 @@ from rich.console import Console
 
 from configs import common
 from jaxseg import cli, methods
-from jaxseg.data import sources
+from jaxseg.data import sources, views
 from jaxseg.evaluation import inference, pictures, runs
 from jaxseg.evaluation import report as reports
 from jaxseg.evaluation.submission import servers
@@ -38,12 +38,18 @@ _SUBMISSION = flags.DEFINE_string(
     None,
     "Name of the algorithm in files for a test server; default: the work directory's.",
 )
+_TTA_SCALE = flags.DEFINE_multi_string(
+    "tta_scale", None, "Replaces eval.tta.scales: shorter sides, separated by commas."
+)
+_TTA_FLIP = flags.DEFINE_bool("tta_flip", None, "Replaces eval.tta.flip.")
 _OUT = flags.DEFINE_string("out", None, "Folder for the results; default: WORKDIR/eval/SPLIT-STEP.")
 
 
 def main(_: list[str]) -> None:
     run, _ = workdir.load_run(_WORKDIR.value)
-    config = runs.with_settings(run, _CONFIG.value)
+    config = views.with_asked(
+        runs.with_settings(run, _CONFIG.value), views.scales_of(_TTA_SCALE.value), _TTA_FLIP.value
+    )
     split = config.eval.split = (_SPLIT.value or config.eval.split).replace("-", "_")
     source = sources.open_source(config.data, split)
     _, trained, variables, step = checkpoints.restore_for_eval(

@@ -9,6 +9,7 @@ from absl import flags
 from rich.console import Console
 
 from jaxseg import cli, predictor
+from jaxseg.data import views
 from jaxseg.evaluation import folder
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a training run.", required=True)
@@ -26,6 +27,12 @@ _MAPS = flags.DEFINE_multi_integer(
     "Rank (0: the best of an image) of a detection whose maps are drawn; several times for several.",
     lower_bound=0,
 )
+_TTA_SCALE = flags.DEFINE_multi_string(
+    "tta_scale",
+    None,
+    "Shorter side at which an image is shown to the model; several times, or separated by commas, for several views.",
+)
+_TTA_FLIP = flags.DEFINE_bool("tta_flip", None, "Show it from left to right as well.")
 _STEP = flags.DEFINE_string("step", "latest", "Which checkpoint: latest, best, or a step's number.")
 
 
@@ -33,7 +40,12 @@ def main(_: list[str]) -> None:
     patterns = [part for value in _IMAGES.value for part in value.split(",") if part]
     files = folder.find_images(patterns)
     model = predictor.Predictor.from_workdir(
-        _WORKDIR.value, _STEP.value, score_threshold=_SCORE.value, maps=bool(_MAPS.value)
+        _WORKDIR.value,
+        _STEP.value,
+        score_threshold=_SCORE.value,
+        maps=bool(_MAPS.value),
+        tta_scales=views.scales_of(_TTA_SCALE.value),
+        tta_flip=_TTA_FLIP.value,
     )
     count, problems = folder.predict_files(
         model, files, _OUT.value, model.categories, maps=_MAPS.value

@@ -333,6 +333,10 @@ def base() -> ConfigDict:
     config.eval.max_images = 0  # 0: all
     # Processes that paste masks; 0: in this process; -1: as many as there are cores, at most 4.
     config.eval.workers = -1
+    # Test-time augmentation: an image is shown several times, and what is found is merged.
+    config.eval.tta = ConfigDict()
+    config.eval.tta.scales = ()  # shorter sides, e.g. (600, 800, 1000); (): data.eval_resize.short
+    config.eval.tta.flip = False  # each of them from left to right, too
     config.eval.step = "latest"  # latest | best | a number
     return config
 

@@ -20,13 +20,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseg import methods, visualization
-from jaxseg.data import geometry
+from jaxseg.data import geometry, views
 from jaxseg.data import images as images_lib
 from jaxseg.evaluation import results as results_lib
 from jaxseg.modeling import mask_head
-from jaxseg.structures import Batch, Detections
+from jaxseg.structures import Batch, Detections, Views
 from jaxseg.training import checkpoints, sharding
 from jaxseg.training import step as step_lib
+from jaxseg.training import workdir as workdir_lib
 
 
 class Predictor:
@@ -34,26 +35,28 @@ class Predictor:
 
     def __init__(
         self,
-        detect: Callable[[Batch], Detections],
+        detect: Callable[[Batch | Views], Detections],
         config: ConfigDict,
         categories: Sequence[Any],
         *,
         score_threshold: float = 0.5,
     ):
         """Args:
-        detect: maps a batch of one image to detections in pixels of the network input.
-        config: the whole config of the run; `data` and `model.test` are used.
+        detect: maps a batch of one image to detections in pixels of the network input, of the first view if
+          `config.eval.tta` asks for several.
+        config: the whole config of the run; `data`, `eval.tta` and `model.test` are used.
         categories: `id` and `name` of each class index.
         score_threshold: detections below it are left out.
 
         Raises:
-          ValueError: the threshold is not in [0, 1].
+          ValueError: the threshold is not in [0, 1], or `config.eval.tta` is without sense.
         """
         if not 0 <= score_threshold <= 1:
             raise ValueError(f"score_threshold={score_threshold!r}: it must be from 0 to 1.")
         self.config = config
         self.categories = tuple(categories)
         self.score_threshold = score_threshold
+        self._views = views.of(config)
         self._detect = detect
 
     @classmethod
@@ -64,6 +67,8 @@ class Predictor:
         *,
         score_threshold: float = 0.5,
         maps: bool = False,
+        tta_scales: Sequence[int | float] | None = None,
+        tta_flip: bool | None = None,
     ) -> Predictor:
         """Restores a run from its work directory; nothing else is needed, not even its data.
 
@@ -72,12 +77,16 @@ class Predictor:
           step: "latest", "best" (by validation AP) or a step's number.
           score_threshold: see `Predictor`.
           maps: also gives predictions all maps of the mask head, for `Prediction.plot_maps`.
+          tta_scales, tta_flip: test-time augmentation, as `eval.tta` in configs/common; None: as the run's config says.
 
         Raises:
           FileNotFoundError: there is no run or no checkpoint.
-          ValueError: no such step.
+          ValueError: no such step, or views without sense.
         """
+        run, _ = workdir_lib.load_run(workdir)
+        views.with_asked(run, tta_scales, tta_flip)  # a mistake is told before anything is read
         config, categories, variables, _ = checkpoints.restore_for_eval(workdir, step)
+        config = views.with_asked(config, tta_scales, tta_flip)
         mesh = sharding.make_mesh(jax.local_devices()[:1])  # a single image cannot be split
         detect = step_lib.make_detect(methods.build(config), mesh, maps=maps)
         variables = jax.device_put(variables, sharding.replicated(mesh))
@@ -122,14 +131,18 @@ class Predictor:
             },
         )
 
-    def _batch(self, pixels: np.ndarray) -> Batch:
-        """The image as evaluation shows it to the network: resized and padded into its bucket."""
-        data, size = self.config.data, pixels.shape[:2]
-        wanted = geometry.largest(data.eval_resize, size)
-        bucket = tuple(data.buckets[geometry.choose_bucket(wanted, data.buckets)])
-        place = geometry.fixed(data.eval_resize, size, bucket)
+    def _batch(self, pixels: np.ndarray) -> Batch | Views:
+        """The image as evaluation shows it to the network: resized and padded into its bucket, in every view."""
+        bucket = views.bucket_of(self.config, pixels.shape[:2])
+        batches = [self._view(pixels, view, bucket) for view in self._views]
+        if len(batches) == 1:
+            return batches[0]
+        return Views(tuple(batches), tuple(view.flip for view in self._views))
+
+    def _view(self, pixels: np.ndarray, view: views.View, bucket: int) -> Batch:
+        place = view.place(pixels.shape[:2], bucket)
         height, width = place.size
-        images = np.zeros((1, *bucket, 3), geometry.dtype(data.eval_resize))
+        images = np.zeros((1, *view.buckets[bucket], 3), geometry.dtype(view.resize))
         images[0, :height, :width] = place.image(pixels)
         return Batch(images, np.array([place.size], np.float32), np.ones(1, bool))
 

@@ -42,6 +42,25 @@ class Batch:
 
 
 @flax.struct.dataclass
+class Views:
+    """The same images seen several times, each time at its own size, mirrored or not; see `methods/views`.
+
+    The first view gives the pixels that results are in. By how much a view is enlarged follows from its `image_size`.
+    """
+
+    batches: tuple[Batch, ...]
+    flips: tuple[bool, ...] = flax.struct.field(pytree_node=False)  # left and right exchanged
+
+    @property
+    def image_size(self) -> Float[Array, "B 2"]:
+        return self.batches[0].image_size
+
+    @property
+    def valid(self) -> Bool[Array, "B"]:
+        return self.batches[0].valid
+
+
+@flax.struct.dataclass
 class Pyramid:
     """Feature levels, finest first, with their strides and the unpadded image sizes (height, width) in pixels."""
 
@@ -68,6 +87,18 @@ class MaskOutputs:
         Array, "B R s s C"
     ]  # the main line after the trunk, as large as what was pooled
     extra: Mapping[str, Any] = flax.struct.field(default_factory=dict)
+
+
+@flax.struct.dataclass
+class ScoredBoxes:
+    """Boxes with a class and a score, before suppression or after it."""
+
+    boxes: Float[Array, "B C 4"]
+    scores: Float[Array, "B C"]
+    classes: Int[Array, "B C"]
+    valid: Bool[Array, "B C"]
+    rois: Int[Array, "B C"]  # which RoI each was made of
+    origins: Float[Array, "B C 4"]  # the boxes of those
 
 
 @flax.struct.dataclass

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxseg.data import entries, geometry, plan, source
+from jaxseg.data import views as views_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Train:
             place = geometry.draw(
                 self._options.resize, self._options.flip, (info.height, info.width), bucket, rng
             )
-            if _put_image(out, slot, self._source, image, place, problems):
+            if _put_image(out, slot, self._source, image, [place], problems):
                 objects = entries.make_objects(
                     self._source.instances(image),
                     place,
@@ -86,23 +87,39 @@ class Eval:
         options: Options,
         batches: Sequence[plan.Planned],
         host: tuple[int, int],
+        views: Sequence[views_lib.View],
     ):
         self._source, self._options, self._batches, self._host = source_, options, batches, host
+        self._views = views
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         planned = self._batches[index].slice(*self._host)
-        bucket = self._options.buckets[planned.bucket]
-        out = _blank(len(planned.images), bucket, self._options, targets=False)
+        out: dict[str, np.ndarray] = {}
+        for number, view in reversed([*enumerate(self._views)]):
+            bucket = view.buckets[planned.bucket]
+            blank = _blank(len(planned.images), bucket, self._options, targets=False)
+            out |= {view_key(k, number) if k in OF_A_VIEW else k: v for k, v in blank.items()}
         problems: list[tuple[str, str]] = []
         for slot, image in enumerate(map(int, planned.images)):
             if image >= 0:
                 info = self._source.infos[image]
-                place = geometry.fixed(self._options.eval_resize, (info.height, info.width), bucket)
-                _put_image(out, slot, self._source, image, place, problems)
+                size = info.height, info.width
+                places = [view.place(size, planned.bucket) for view in self._views]
+                _put_image(out, slot, self._source, image, places, problems)
+        if len(self._views) > 1:
+            out["flips"] = np.array([view.flip for view in self._views])
         return {**out, "problems": json.dumps(problems)}
+
+
+OF_A_VIEW = ("images", "image_size")
+
+
+def view_key(name: str, number: int) -> str:
+    """What an array of one view is called in a batch; the first one as where there is but one."""
+    return f"{name}{number or ''}"
 
 
 def _blank(
@@ -136,10 +153,10 @@ def _put_image(
     slot: int,
     source_: source.Source,
     index: int,
-    place: geometry.Geometry,
+    places: Sequence[geometry.Geometry],
     problems: list[tuple[str, str]],
 ) -> bool:
-    """Puts an image into its slot. One that cannot be read leaves the slot invalid, and False is returned."""
+    """Puts an image into its slot, of every view. One that cannot be read leaves it invalid, and False is returned."""
     info = source_.infos[index]
     out["image_ids"][slot] = info.id
     out["original_size"][slot] = info.height, info.width
@@ -148,9 +165,10 @@ def _put_image(
     except source.ImageError as error:
         problems.append((error.reason, error.path))
         return False
-    height, width = place.size
-    out["images"][slot, :height, :width] = place.image(image)
-    out["image_size"][slot] = place.size
+    for number, place in enumerate(places):
+        height, width = place.size
+        out[view_key("images", number)][slot, :height, :width] = place.image(image)
+        out[view_key("image_size", number)][slot] = place.size
     out["valid"][slot] = True
     return True
 

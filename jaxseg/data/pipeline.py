@@ -16,7 +16,7 @@ from absl import logging
 from jaxtyping import Int
 
 from jaxseg.data import batches as batches_lib
-from jaxseg.data import geometry, plan, repeats, source, workers
+from jaxseg.data import geometry, plan, repeats, source, views, workers
 from jaxseg.data import problems as problems_lib
 
 
@@ -24,7 +24,8 @@ from jaxseg.data import problems as problems_lib
 class HostBatch:
     """This host's part of a global batch, and where it came from."""
 
-    batch: Any  # structures.Batch of NumPy arrays; targets is None in evaluation
+    # structures.Batch of NumPy arrays; in evaluation without targets, or structures.Views where several are asked for
+    batch: Any
     image_ids: Int[np.ndarray, "B"]  # int64; -1: an entry that only fills up the batch
     original_size: Int[np.ndarray, "B 2"]  # int32 (height, width) as the annotations say
     problems: tuple[tuple[str, str], ...] = ()  # (reason, file) of images that could not be read
@@ -80,6 +81,18 @@ class Batches(Iterator[HostBatch]):
             fields = {name: raw[key] for name, key in keys.items() if key in raw}
             targets = structures.Targets(**fields)
         batch = structures.Batch(raw["images"], raw["image_size"], raw["valid"], targets)
+        if "flips" in raw:
+            flips = tuple(map(bool, raw["flips"]))
+            batch = structures.Views(
+                tuple(
+                    structures.Batch(
+                        *(raw[batches_lib.view_key(name, n)] for name in batches_lib.OF_A_VIEW),
+                        raw["valid"],
+                    )
+                    for n in range(len(flips))
+                ),
+                flips,
+            )
         return HostBatch(batch, raw["image_ids"], raw["original_size"], problems)
 
     def close(self) -> None:
@@ -183,27 +196,26 @@ def eval_batches(
     """Every image once, bucket by bucket; a bucket's last batch is filled up with entries of `valid` False.
 
     Args:
-      config: the whole config; its data counts, and eval.max_images (the first so many; 0 is all).
+      config: the whole config; its data counts, eval.tta (in how many views each image is shown), and eval.max_images
+        (the first so many; 0 is all).
       batch_size: images in a batch, over all hosts.
 
     Raises:
-      ValueError: values in `config.data` without sense, no images, or a batch that the hosts cannot share.
+      ValueError: values in `config.data` or `config.eval.tta` without sense, no images, or a batch that the hosts
+        cannot share.
     """
     data = config.data
     geometry.check(data)
+    shown = views.of(config)
     _check_share("eval.batch_size", batch_size, process_count)
     if not len(source_):
         raise ValueError("The split to evaluate has no images.")
     count = min(config.eval.max_images or len(source_), len(source_))
     sizes = [(info.height, info.width) for info in source_.infos[:count]]
-    buckets = [
-        geometry.choose_bucket(geometry.largest(data.eval_resize, size), data.buckets)
-        for size in sizes
-    ]
-    batches = plan.eval_plan(buckets, batch_size)
-    loader = batches_lib.Eval(
-        source_, batches_lib.Options.of(data), batches, (process_index, process_count)
-    )
+    batches = plan.eval_plan([views.bucket_of(config, size) for size in sizes], batch_size)
+    host = process_index, process_count
+    options = batches_lib.Options.of(data)
+    loader = batches_lib.Eval(source_, options, batches, host, shown)
     return Batches(grain.MapDataset.source(loader), data)
 
 

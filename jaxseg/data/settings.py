@@ -147,10 +147,10 @@ def _check_resize(data: Any) -> None:
 def _check_shortest_edge(name: str, resize: Any, *, several: bool) -> None:
     short, longest = resize.short, resize.max
     sizes = tuple(short) if several and _is_sequence(short) else (short,)
-    if not sizes or not all(map(_is_size, sizes)):
+    if not sizes or not all(map(is_size, sizes)):
         kinds = "one or more sizes" if several else "a size"
         raise ValueError(f"{name}.short={short!r}: {kinds} of at least 1 pixel needed.")
-    if not _is_size(longest):
+    if not is_size(longest):
         raise ValueError(f"{name}.max={longest!r}: a size of at least 1 pixel is needed.")
 
 
@@ -194,7 +194,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_size(value: Any) -> bool:
+def is_size(value: Any) -> bool:
+    """Whether a value is a number of pixels, at least one."""
     return _is_number(value) and value >= 1
 
 

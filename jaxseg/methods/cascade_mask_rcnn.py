@@ -24,15 +24,16 @@ from jaxseg.methods import mask_rcnn, settings
 from jaxseg.modeling.criterion import MaskTerms, MatchingTask, Selection, Terms
 from jaxseg.modeling.roi_heads import (
     DetectionSettings,
+    Topology,
+    best_pairs,
     first_slots,
     likeliest_class,
     mask_terms,
     moving_classes,
     next_boxes,
-    select_detections,
     take_slots,
 )
-from jaxseg.structures import Detections, Pyramid, RoIs, Targets
+from jaxseg.structures import Pyramid, RoIs, ScoredBoxes, Targets
 
 RULES = {
     "cascade.ious": settings.several(settings.number(0.0, 1.0, above=True)),
@@ -44,7 +45,7 @@ RULES = {
 }
 
 
-class CascadeTopology(nn.Module):
+class CascadeTopology(Topology):
     """Box heads, each on the boxes of the one before. Stages count from 0, in parameters and in names of losses.
 
     Attributes:
@@ -93,8 +94,8 @@ class CascadeTopology(nn.Module):
             masks.append(own.replace(losses=_suffixed(own.losses, suffix)))
         return terms, masks
 
-    def detect(self, pyramid: Pyramid, proposals: RoIs) -> Detections:
-        """The averaged scores on the last stage's boxes, suppression, and masks on what is left."""
+    def candidates(self, pyramid: Pyramid, proposals: RoIs) -> tuple[ScoredBoxes, None]:
+        """The averaged scores on the last stage's boxes."""
         rois, every = proposals, []
         for stage, head in enumerate(self.box_head):
             logits, deltas = head(pyramid, rois, train=False)
@@ -103,12 +104,20 @@ class CascadeTopology(nn.Module):
                 classes = likeliest_class(logits, self.num_classes)
                 boxes = self._move(stage, deltas, classes, rois.boxes, pyramid)
                 rois = rois.replace(boxes=boxes)
-        found = select_detections(
-            self._scores(every), deltas, rois, pyramid.image_size, self.tasks[-1].coder, self.test
-        )
-        boxes, scores, classes, valid, _ = found
-        masks = self._masks(pyramid, RoIs(boxes, valid, valid), classes)
-        return Detections(boxes, scores, classes, valid, masks)
+        scores, coder = self._scores(every), self.tasks[-1].coder
+        return best_pairs(scores, deltas, rois, pyramid.image_size, coder, self.test), None
+
+    def masks(
+        self, pyramid: Pyramid, found: ScoredBoxes, seen: None = None
+    ) -> Float[Array, "B D h w"]:
+        """The mask head's probabilities; where there are several, their means."""
+        del seen
+        rois = RoIs(found.boxes, found.valid, found.valid)
+        masks = [
+            head.probabilities(head(pyramid, rois, found.classes, train=False))
+            for head in self._mask_heads().values()
+        ]
+        return sum(masks) / len(masks)
 
     def _move(self, stage: int, deltas, classes, boxes, pyramid: Pyramid) -> Float[Array, "B R 4"]:
         """The boxes that a stage makes of those it was given."""
@@ -134,13 +143,6 @@ class CascadeTopology(nn.Module):
         if self.average == "logits":
             return scores(sum(logits) / len(logits))
         return sum(map(scores, logits)) / len(logits)
-
-    def _masks(self, pyramid: Pyramid, rois: RoIs, classes) -> Float[Array, "B D h w"]:
-        masks = [
-            head.probabilities(head(pyramid, rois, classes, train=False))
-            for head in self._mask_heads().values()
-        ]
-        return sum(masks) / len(masks)
 
     def _mask_heads(self) -> dict[str, nn.Module]:
         """By the end of their losses' names: the only one, of the first stage, or one a stage."""

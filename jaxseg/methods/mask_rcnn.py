@@ -21,7 +21,7 @@ from jaxseg.modeling import box_head, criteria, fpn, layers, mask_head, norms, r
 from jaxseg.modeling import rpn as rpn_lib
 from jaxseg.modeling.criterion import Criterion
 from jaxseg.ops.roi_align import Pool, Sampling
-from jaxseg.structures import Batch, Detections, Pyramid
+from jaxseg.structures import Batch, Detections, Pyramid, RoIs
 
 MASK_HEADS = {
     "fcn": lambda model, pool, /, **fields: mask_head.FCNMaskHead(**fields),
@@ -67,10 +67,14 @@ class MaskRCNN(nn.Module):
 
     def detect(self, batch: Batch) -> Detections:
         """Instances of each image, in pixels of the network input. Entries that are not valid have none."""
+        return self.roi_heads.detect(*self.propose(batch))
+
+    def propose(self, batch: Batch) -> tuple[Pyramid, RoIs]:
+        """What the RoI heads take at test time: the pyramid, and the RPN's proposals."""
         pyramid = self.features(without_invalid(batch), train=False)
         logits, deltas = self.rpn(pyramid)
         proposals = self.rpn.propose(logits, deltas, pyramid, train=False)
-        return self.roi_heads.detect(_for_rois(pyramid), proposals)
+        return _for_rois(pyramid), proposals
 
     def features(self, batch: Batch, *, train: bool) -> Pyramid:
         """P2..P6 of a batch of images, uint8 or float32, 0..255."""

@@ -27,17 +27,18 @@ from jaxseg.modeling.criterion import MaskTerms, MatchingTask, Selection, Terms
 from jaxseg.modeling.mask_head import MaskTargets
 from jaxseg.modeling.roi_heads import (
     DetectionSettings,
+    Topology,
     averaged,
+    best_pairs,
     first_slots,
     likeliest_class,
     moving_classes,
     next_boxes,
-    select_detections,
     take_slots,
 )
 from jaxseg.ops import shards
 from jaxseg.ops.roi_align import Pool
-from jaxseg.structures import Detections, MaskOutputs, Pyramid, RoIs, Targets
+from jaxseg.structures import MaskOutputs, Pyramid, RoIs, ScoredBoxes, Targets
 
 RULES = {
     "refine.align": settings.one_of("shape", "roi"),
@@ -75,7 +76,7 @@ class Switches:
     info_flow: str
 
 
-class RefiningTopology(nn.Module):
+class RefiningTopology(Topology):
     """The heads of a Mask R-CNN and those that refine what they find.
 
     Attributes:
@@ -128,8 +129,10 @@ class RefiningTopology(nn.Module):
         )
         return (terms, refined), (masks, refined_masks)
 
-    def detect(self, pyramid: Pyramid, proposals: RoIs) -> Detections:
-        """The box heads' fused scores on the refined boxes, suppression, and the refined masks of what is left."""
+    def candidates(
+        self, pyramid: Pyramid, proposals: RoIs
+    ) -> tuple[ScoredBoxes, Float[Array, "B R h w C"] | None]:
+        """The box heads' fused scores on the refined boxes, and the first mask head's features on B if it was used."""
         logits, deltas = self.box_head(pyramid, proposals, train=False)
         scores = self.task.scores(logits)
         proposals, logits, deltas = _best(self.switches.topk, scores, (proposals, logits, deltas))
@@ -142,22 +145,28 @@ class RefiningTopology(nn.Module):
 
         refined_logits, refined_deltas = self._refine(pyramid, first, outputs, False)
         scores = self.task.scores(self._fuse(logits, refined_logits))
-        boxes, scores, classes, valid, source = select_detections(
-            scores, refined_deltas, first, pyramid.image_size, self.task.coder, self.test
-        )
-        rois = RoIs(boxes, valid, valid)
+        size, coder = pyramid.image_size, self.task.coder
+        found = best_pairs(scores, refined_deltas, first, size, coder, self.test)
+        return found, None if outputs is None else outputs.features
+
+    def masks(
+        self,
+        pyramid: Pyramid,
+        found: ScoredBoxes,
+        seen: Float[Array, "B R h w C"] | None = None,
+    ) -> Float[Array, "B D h w"]:
+        """The refined masks. `seen`: the features on every B; without them, those of what was found are computed."""
 
         def features():
-            if outputs is not None:
-                return take_slots(outputs.features, source)
-            # Without guidance only what is found needs the first mask head.
-            found = RoIs(take_slots(first.boxes, source), valid, valid)
-            return self.mask_head(pyramid, found, classes, train=False).features
+            if seen is not None:
+                return take_slots(seen, found.rois)
+            first = RoIs(found.origins, found.valid, found.valid)
+            return self.mask_head(pyramid, first, found.classes, train=False).features
 
+        rois, classes = RoIs(found.boxes, found.valid, found.valid), found.classes
         context = self._context(pyramid, rois, classes, features)
         outputs = self.refine_mask_head(pyramid, rois, classes, context=context, train=False)
-        masks = self.refine_mask_head.probabilities(outputs)
-        return Detections(boxes, scores, classes, valid, masks)
+        return self.refine_mask_head.probabilities(outputs)
 
     def _decode(self, deltas, classes, boxes, pyramid: Pyramid) -> Float[Array, "B R 4"]:
         """The boxes that `deltas` give for `classes`, inside the image. No gradient, as in cascades."""

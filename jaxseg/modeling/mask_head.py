@@ -223,11 +223,12 @@ def _of_class(maps: Float[Array, "B R h w K"], classes: Int[Array, "B R"]) -> Ar
     return jnp.take_along_axis(maps, index, -1)[..., 0]
 
 
-def maps_of(intermediates: Mapping[str, Any]) -> dict[str, Float[Array, "B D h w"]]:
+def maps_of(intermediates: Mapping[str, Any], call: int = -1) -> dict[str, Float[Array, "B D h w"]]:
     """The maps of detections out of what the mask heads of a topology sowed: means where there are several heads.
 
-    Of those that refine others (`refine_...`) if there are any.
+    Of those that refine others (`refine_...`) if there are any. `call`: which one of the calls of those heads.
     """
-    sown = {name: values["maps"][-1] for name, values in intermediates.items() if "maps" in values}
+    sown = {name: v["maps"] for name, v in intermediates.items() if "maps" in v}
     last = [maps for name, maps in sown.items() if name.startswith("refine_")] or [*sown.values()]
+    last = [maps[call] for maps in last]
     return {key: sum(maps[key] for maps in last) / len(last) for key in last[0]}

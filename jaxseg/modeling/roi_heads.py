@@ -2,7 +2,10 @@
 
 A topology is a linen module with
   losses(pyramid, proposals, targets, key, *, train) -> (terms, masks), for the criterion's `total`
-  detect(pyramid, proposals) -> Detections
+  candidates(pyramid, proposals) -> (scored boxes before suppression, whatever else `masks` can use again)
+  masks(pyramid, found, seen=None) -> mask probabilities of scored boxes
+  detect(pyramid, proposals) -> Detections: the two, with the suppression between them
+Boxes that were found in one view of an image can have their masks in another (`methods/views`): `seen` is None there.
 Here is the single topology of Mask R-CNN: one box head, then one mask head on what it found.
 """
 
@@ -22,7 +25,9 @@ from jaxseg.modeling.mask_head import MaskTargets
 from jaxseg.ops import boxes as boxes_lib
 from jaxseg.ops import nms as nms_lib
 from jaxseg.ops import shards
-from jaxseg.structures import Detections, Pyramid, RoIs, Targets
+from jaxseg.structures import Detections, Pyramid, RoIs, ScoredBoxes, Targets
+
+NMS_BLOCK = 4096  # candidates that are compared with each other at once: 16 MiB an image
 
 
 @flax.struct.dataclass
@@ -37,7 +42,18 @@ class DetectionSettings:
     two_sided_clamp: bool = False
 
 
-class SingleTopology(nn.Module):
+class Topology(nn.Module):
+    """What all topologies do alike; each has `candidates`, `masks` and the settings `test`."""
+
+    def detect(self, pyramid: Pyramid, proposals: RoIs) -> Detections:
+        """Scored boxes, per-class suppression; then masks on the boxes that are left."""
+        candidates, seen = self.candidates(pyramid, proposals)
+        found = suppress(candidates, self.test)
+        masks = self.masks(pyramid, found, seen)
+        return Detections(found.boxes, found.scores, found.classes, found.valid, masks)
+
+
+class SingleTopology(Topology):
     """Attributes: the heads, the criterion's task for RoIs, the number of classes, and the test settings."""
 
     box_head: nn.Module
@@ -68,17 +84,20 @@ class SingleTopology(nn.Module):
         )
         return (terms,), (masks,)
 
-    def detect(self, pyramid: Pyramid, proposals: RoIs) -> Detections:
-        """Scores, boxes, per-class suppression; then masks on the boxes that are left."""
+    def candidates(self, pyramid: Pyramid, proposals: RoIs) -> tuple[ScoredBoxes, None]:
+        """The box head's scores and boxes."""
         logits, deltas = self.box_head(pyramid, proposals, train=False)
-        scores = self.task.scores(logits)
-        found = select_detections(
-            scores, deltas, proposals, pyramid.image_size, self.task.coder, self.test
-        )
-        boxes, scores, classes, valid, _ = found
-        rois = RoIs(boxes, valid, valid)
-        outputs = self.mask_head(pyramid, rois, classes, train=False)
-        return Detections(boxes, scores, classes, valid, self.mask_head.probabilities(outputs))
+        scores, coder = self.task.scores(logits), self.task.coder
+        return best_pairs(scores, deltas, proposals, pyramid.image_size, coder, self.test), None
+
+    def masks(
+        self, pyramid: Pyramid, found: ScoredBoxes, seen: None = None
+    ) -> Float[Array, "B D h w"]:
+        """The mask head's probabilities."""
+        del seen
+        rois = RoIs(found.boxes, found.valid, found.valid)
+        outputs = self.mask_head(pyramid, rois, found.classes, train=False)
+        return self.mask_head.probabilities(outputs)
 
 
 def mask_terms(
@@ -144,24 +163,17 @@ def take_slots(tree: Any, slots: Int[Array, "B P"]) -> Any:
     return jax.tree.map(lambda x: jax.vmap(lambda image, i: image[i])(x, slots), tree)
 
 
-def select_detections(
+def best_pairs(
     scores: Float[Array, "B R K"],
     deltas: Float[Array, "B R G 4"],
-    proposals: RoIs,
+    rois: RoIs,
     image_size: Float[Array, "B 2"],
     coder: Sequence[float],
     test: DetectionSettings,
-) -> tuple[
-    Float[Array, "B D 4"],
-    Float[Array, "B D"],
-    Int[Array, "B D"],
-    Bool[Array, "B D"],
-    Int[Array, "B D"],
-]:
-    """Boxes, scores, classes, validity and RoI of the best detections of each image, best first.
+) -> ScoredBoxes:
+    """The best `test.candidates` pairs (RoI, class) above the score threshold, each with its own decoded box.
 
-    Every (RoI, class) pair above the score threshold is a candidate with its own decoded box; the best
-    `test.candidates` of them go through per-class suppression. G is K or 1 (class-agnostic boxes).
+    Best first. G is K or 1 (class-agnostic boxes).
     """
 
     def image(scores, deltas, boxes, valid, size):
@@ -176,15 +188,26 @@ def select_detections(
         decoded = boxes_lib.clip(decoded, size)
         sides = decoded[:, 2:] - decoded[:, :2]
         ok = jnp.isfinite(best) & (sides > test.min_size).all(-1)
-        index, kept = nms_lib.nms(
-            decoded,
-            best,
-            ok,
-            iou_threshold=test.nms_iou,
-            max_out=test.max_detections,
-            groups=label,
-        )
-        return decoded[index], jnp.where(kept, best[index], 0.0), label[index], kept, roi[index]
+        return ScoredBoxes(decoded, best, label, ok, roi, boxes[roi])
 
     per_image = shards.per_shard(jax.vmap(image))
-    return per_image(scores, deltas, proposals.boxes, proposals.valid, image_size)
+    return per_image(scores, deltas, rois.boxes, rois.valid, image_size)
+
+
+def suppress(candidates: ScoredBoxes, test: DetectionSettings) -> ScoredBoxes:
+    """What per-class suppression leaves of each image's candidates, best first, in `test.max_detections` slots."""
+
+    def image(candidates):
+        index, kept = nms_lib.nms(
+            candidates.boxes,
+            candidates.scores,
+            candidates.valid,
+            iou_threshold=test.nms_iou,
+            max_out=test.max_detections,
+            groups=candidates.classes,
+            block=NMS_BLOCK,
+        )
+        found = jax.tree.map(lambda x: x[index], candidates)
+        return found.replace(scores=jnp.where(kept, found.scores, 0.0), valid=kept)
+
+    return shards.per_shard(jax.vmap(image))(candidates)

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from jaxseg import methods, paths
-from jaxseg.data import geometry, pipeline, sources
+from jaxseg.data import geometry, pipeline, sources, views
 from jaxseg.evaluation import measure, pasters
 from jaxseg.methods import maskplus
 from jaxseg.training import (
@@ -59,6 +59,7 @@ def checked(config: ConfigDict, base: ConfigDict | None) -> ConfigDict:
     config.checkpoints = storage.checked(config.get("checkpoints", ""))
     geometry.check(config.data)
     class_rows.parse(config.get("init_classes", ""))
+    views.check(config)
     optimizer.make_schedule(config)
     measure.settings(config.eval)
     pasters.check(config.eval.get("workers", pasters.AUTOMATIC))

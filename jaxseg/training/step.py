@@ -14,6 +14,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxseg import structures
+from jaxseg.methods import views
 from jaxseg.modeling import mask_head, norms
 from jaxseg.training import freeze as freezing
 from jaxseg.training import sharding
@@ -101,16 +102,22 @@ def make_train_step(
 
 def make_detect(
     model: nn.Module, mesh: Mesh, *, maps: bool = False
-) -> Callable[[Any, structures.Batch], structures.Detections]:
-    """Builds `detect(variables, batch of NumPy arrays) -> Detections`, split over the mesh; with all `maps` or none."""
+) -> Callable[[Any, structures.Batch | structures.Views], structures.Detections]:
+    """Builds `detect(variables, batch of NumPy arrays) -> Detections`, split over the mesh; with all `maps` or none.
+
+    A batch of several views (`structures.Views`) gives detections in the pixels of the first one.
+    """
 
     @jax.jit
     def detect(variables, batch):
+        several = isinstance(batch, structures.Views)
+        apply = functools.partial(model.apply, method=views.detect if several else "detect")
         if not maps:
-            return model.apply(variables, batch, method="detect")
-        apply = functools.partial(model.apply, mutable=["intermediates"])
-        found, seen = apply(variables, batch, method="detect")
-        return found.replace(maps=mask_head.maps_of(seen["intermediates"]["roi_heads"]))
+            return apply(variables, batch)
+        found, seen = apply(variables, batch, mutable=["intermediates"])
+        heads = seen["intermediates"]["roi_heads"]
+        every = views.maps_of(heads, batch) if several else mask_head.maps_of(heads)
+        return found.replace(maps=every)
 
     return lambda variables, batch: detect(variables, sharding.put_batch(batch, mesh))
 

@@ -21,18 +21,17 @@ def test_small_detections(settings, sides):
     boxes = jnp.array([[[0, 0, 40, 40], [50, 50, 90, 90], [10, 60, 20, 70]]], jnp.float32)
     exist = jnp.ones((1, 3), bool)
     deltas = jnp.zeros((1, 3, 1, 4)).at[0, 1, 0, 2:].set(np.log(1e-3))
+    coder = (1.0, 1.0, 1.0, 1.0)
     test = roi_heads.DetectionSettings(
         score=0.05, nms_iou=0.5, max_detections=3, candidates=3, **settings
     )
-    found = jax.jit(roi_heads.select_detections, static_argnums=(4, 5))(
+    found = jax.jit(lambda *x: roi_heads.suppress(roi_heads.best_pairs(*x, coder, test), test))(
         jnp.array([[[0.9], [0.8], [0.7]]]),
         deltas,
         RoIs(boxes, exist, exist),
         jnp.array([[100.0, 100.0]]),
-        (1.0, 1.0, 1.0, 1.0),
-        test,
     )
-    width = np.asarray(found[0][0, :, 2] - found[0][0, :, 0])[np.asarray(found[3][0])]
+    width = np.asarray(found.boxes[0, :, 2] - found.boxes[0, :, 0])[np.asarray(found.valid[0])]
     np.testing.assert_allclose(width, sides, rtol=1e-3)
 
 

@@ -16,6 +16,7 @@ COUNT = 32
 nms = jax.jit(nms_ops.nms, static_argnames=("iou_threshold", "max_out"))
 pairwise_iou = jax.jit(box_ops.iou)
 half = partial(nms, iou_threshold=0.5, max_out=COUNT)
+in_blocks = jax.jit(partial(nms_ops.nms, iou_threshold=0.5, max_out=7, block=5))
 
 
 def greedy(boxes, scores, valid, threshold, groups):
@@ -48,7 +49,9 @@ def test_equals_the_sequential_algorithm(seed, count, ties, groups):
     valid[rng.permutation(COUNT)[:count]] = True
     scores_padded = np.where(valid, scores, 10.0).astype(np.float32)
     result = half(boxes, scores_padded, valid, groups=group)
-    assert kept_by(result) == greedy(boxes, scores, valid, 0.5, group)
+    wanted = greedy(boxes, scores, valid, 0.5, group)
+    assert kept_by(result) == wanted
+    assert kept_by(in_blocks(boxes, scores_padded, valid, groups=group)) == wanted[:7]
     assert (result.index[~result.valid] == 0).all()
 
 
@@ -120,6 +123,16 @@ def test_vmap_and_no_gradient(rng):
 
     gradients = jax.jit(jax.grad(chosen, (0, 1)))(boxes[0], scores[0])
     assert (gradients[0] == 0).all() and np.isfinite(gradients[1]).all()
+
+
+def test_blocks_see_what_those_before_them_kept():
+    # One chain through all of them, no group given, and more slots than boxes; under vmap as well.
+    boxes, scores = chain(COUNT, 8.0), -jnp.arange(COUNT, dtype=jnp.float32)
+    settings = dict(iou_threshold=0.5, max_out=COUNT + 3, block=5)
+    every = jax.vmap(lambda valid: nms_ops.nms(boxes, scores, valid, **settings))
+    result = every(jnp.stack([jnp.ones(COUNT, bool), jnp.arange(COUNT) > 0]))
+    assert result.index[0][result.valid[0]].tolist() == list(range(0, COUNT, 2))
+    assert result.index[1][result.valid[1]].tolist() == list(range(1, COUNT, 2))
 
 
 def test_nothing_valid():
