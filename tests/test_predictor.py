@@ -10,12 +10,12 @@ from configs import common
 from jaxseg import predictor as predictor_lib
 from jaxseg.data.source import Category
 from jaxseg.evaluation import coco, folder, report
-from jaxseg.structures import Detections
+from jaxseg.structures import Detections, Views
 
 CATEGORIES = (Category(3, "cat"), Category(8, "dog"))
 
 
-def make_predictor(score_threshold=0.5, maps=()):
+def make_predictor(score_threshold=0.5, maps=(), **tta):
     """Finds a cat in the middle half of each image, a dog at its left edge, and something unsure.
 
     The maps of the n-th detection are n / 10 everywhere.
@@ -23,6 +23,7 @@ def make_predictor(score_threshold=0.5, maps=()):
     config = common.base()
     config.data.buckets = ((128, 256), (256, 128))
     config.data.eval_resize.update(short=128, max=256)
+    config.eval.tta.update(tta)
     seen = []
 
     def detect(batch):
@@ -64,6 +65,23 @@ def test_instances_come_in_pixels_of_the_image():
     assert found.masks[0, 20:44, 30:70].all() and not found.masks[0, :15].any()
     assert found.masks[1, 30, :25].all()  # the mask belongs to the box before it was cut off
     assert len(found) == 2 and "2 instances in 64 x 100: cat, dog" in repr(found)
+
+
+def test_several_views_of_an_image():
+    predictor, seen = make_predictor(scales=(64, 128), flip=True)
+    found, alone = predictor(picture(64, 100)), make_predictor()[0](picture(64, 100))
+    assert isinstance(seen[0], Views) and seen[0].flips == (False, True, False, True)
+    sizes = [view.image_size[0].tolist() for view in seen[0].batches]
+    assert sizes == [[64, 100]] * 2 + [[128, 200]] * 2
+    assert [v.images.shape[1:3] for v in seen[0].batches] == [(64, 128)] * 2 + [(128, 256)] * 2
+    np.testing.assert_array_equal(
+        seen[0].batches[1].images[0, :, :100], seen[0].batches[0].images[0, :, :100][:, ::-1]
+    )
+    assert not seen[0].batches[1].images[0, :, 100:].any()
+    # What is found is in pixels of the first view.
+    np.testing.assert_allclose(found.boxes[0], alone.boxes[0], atol=1e-4)
+    with pytest.raises(ValueError, match=r"config\.eval\.tta\.scales"):
+        make_predictor(scales=(0,))
 
 
 def test_the_threshold_and_lists():

@@ -98,10 +98,11 @@ class Eval:
     def __getitem__(self, index: int) -> dict[str, Any]:
         planned = self._batches[index].slice(*self._host)
         out: dict[str, np.ndarray] = {}
-        for number, view in reversed([*enumerate(self._views)]):
+        for number, view in enumerate(self._views):
             bucket = view.buckets[planned.bucket]
             blank = _blank(len(planned.images), bucket, self._options, targets=False)
-            out |= {view_key(k, number) if k in OF_A_VIEW else k: v for k, v in blank.items()}
+            # What is not of a view is that of the first.
+            out = {view_key(k, number) if k in OF_A_VIEW else k: v for k, v in blank.items()} | out
         problems: list[tuple[str, str]] = []
         for slot, image in enumerate(map(int, planned.images)):
             if image >= 0:

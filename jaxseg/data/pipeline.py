@@ -80,19 +80,12 @@ class Batches(Iterator[HostBatch]):
             keys = {name: "object_valid" if name == "valid" else name for name in names}
             fields = {name: raw[key] for name, key in keys.items() if key in raw}
             targets = structures.Targets(**fields)
-        batch = structures.Batch(raw["images"], raw["image_size"], raw["valid"], targets)
-        if "flips" in raw:
-            flips = tuple(map(bool, raw["flips"]))
-            batch = structures.Views(
-                tuple(
-                    structures.Batch(
-                        *(raw[batches_lib.view_key(name, n)] for name in batches_lib.OF_A_VIEW),
-                        raw["valid"],
-                    )
-                    for n in range(len(flips))
-                ),
-                flips,
-            )
+        flips = tuple(map(bool, raw.get("flips", (False,))))
+        shown = []
+        for number in range(len(flips)):
+            images, size = (raw[batches_lib.view_key(k, number)] for k in batches_lib.OF_A_VIEW)
+            shown.append(structures.Batch(images, size, raw["valid"], targets))
+        batch = shown[0] if len(flips) == 1 else structures.Views(tuple(shown), flips)
         return HostBatch(batch, raw["image_ids"], raw["original_size"], problems)
 
     def close(self) -> None:

@@ -79,8 +79,6 @@ def test_a_mistake_is_named(scales, flip, message):
     config.eval.tta = ConfigDict({"scales": scales, "flip": flip})
     with pytest.raises(ValueError, match=message):
         views.check(config)
-    with pytest.raises(ValueError, match=message):
-        pipeline.eval_batches(config, None, batch_size=1)
 
 
 def test_flags():
@@ -155,6 +153,13 @@ def test_one_view_of_another_size_is_an_ordinary_batch(folder):
     config.eval.tta.scales = (short / 2,)
     half = batches_of(config, source)[0].batch
     assert isinstance(half, Batch) and half.image_size.min() == short / 2
+
+
+def test_a_mistake_is_told_before_there_are_batches(folder):
+    config, source = folder
+    config.eval.tta.scales = (40, 40)
+    with pytest.raises(ValueError, match="twice"):
+        pipeline.eval_batches(config, source, batch_size=1)
 
 
 def test_an_unreadable_image_is_absent_from_every_view(folder):

@@ -72,6 +72,7 @@ MISTAKES = {
     "checkpoints": (dict(checkpoints="s3://a/b"), r"config.checkpoints='s3://a/b': allowed are"),
     "seed": (dict(seed=-1), r"config.seed=-1: must be a whole number >= 0"),
     "images to evaluate": (dict(eval__max_images=-1), r"config.eval.max_images=-1: must be"),
+    "views": (dict(eval__tta__scales=(0,)), r"config.eval.tta.scales=\(0,\): a tuple of"),
     "evaluation batch": (dict(eval__batch_size=0), r"config.eval.batch_size=0: must be"),
     "evaluation workers": (
         dict(eval__workers=-2),
