@@ -131,7 +131,7 @@ class RefiningTopology(Topology):
 
     def candidates(
         self, pyramid: Pyramid, proposals: RoIs
-    ) -> tuple[ScoredBoxes, Float[Array, "B R h w C"] | None]:
+    ) -> tuple[ScoredBoxes, Float[Array, "B R s s C"] | None]:
         """The box heads' fused scores on the refined boxes, and the first mask head's features on B if it was used."""
         logits, deltas = self.box_head(pyramid, proposals, train=False)
         scores = self.task.scores(logits)
@@ -153,7 +153,7 @@ class RefiningTopology(Topology):
         self,
         pyramid: Pyramid,
         found: ScoredBoxes,
-        seen: Float[Array, "B R h w C"] | None = None,
+        seen: Float[Array, "B R s s C"] | None = None,
     ) -> Float[Array, "B D h w"]:
         """The refined masks. `seen`: the features on every B; without them, those of what was found are computed."""
 
