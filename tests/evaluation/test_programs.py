@@ -19,7 +19,6 @@ ROOT = pathlib.Path(__file__).parents[2]
         (["eval.py", "--config.model.test.score_alpha=2"], "Give --config=FILE, too"),
         (["predict.py", f"--images={__file__}"], "not the work directory of a training run"),
         (["predict.py", f"--images={__file__}", "--maps=best"], "--maps=best"),
-        (["predict.py", f"--images={__file__}", "--tta_scale=600,big"], "--tta_scale=big"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(tmp_path, arguments, message):

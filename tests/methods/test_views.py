@@ -365,14 +365,9 @@ def test_a_box_keeps_the_roi_that_it_was_made_of():
     boxes = jnp.asarray(np.concatenate([corner, corner + 12], -1), jnp.float32)
     exist = jnp.ones((1, 9), bool)
     scores = jnp.asarray(rng.uniform(size=(1, 9, 2)), jnp.float32)
-    found = roi_heads.best_pairs(
-        scores,
-        jnp.zeros((1, 9, 1, 4)),
-        RoIs(boxes, exist, exist),
-        jnp.array([[64.0, 64.0]]),
-        (1.0, 1.0, 1.0, 1.0),
-        SETTINGS,
-    )
+    best = quick(lambda *x: roi_heads.best_pairs(*x, (1.0, 1.0, 1.0, 1.0), SETTINGS))
+    rois = RoIs(boxes, exist, exist)
+    found = best(scores, jnp.zeros((1, 9, 1, 4)), rois, jnp.array([[64.0, 64.0]]))
     np.testing.assert_array_equal(found.origins, boxes[0][found.rois[0]][None])
     np.testing.assert_allclose(found.boxes, found.origins, atol=1e-4)
     assert (np.diff(found.scores[0]) <= 0).all() and found.boxes.shape == (1, 12, 4)
