@@ -36,7 +36,8 @@ def send(number, when):
 
 def test_a_run_leaves_what_it_promises(whole):
     names = {"checkpoints", "finished.json", "log.jsonl", "metrics.json", "metrics.md"}
-    names |= {"predictions.png", "results.json", "run.json", "tensorboard", ".lock"}
+    names |= {"precision_recall.png", "predictions.png", "results.json", "run.json"}
+    names |= {"tensorboard", ".lock"}
     assert set(os.listdir(whole)) == names
     assert [x["step"] for x in runs.log(whole) if x["split"] == "train"] == [2, 4, 6, 8, 10, 12]
     validated = [x for x in runs.log(whole) if x["split"] == "val"]

@@ -448,12 +448,12 @@ def test_biased_training_weighs_the_masks_until_its_step():
 @pytest.mark.parametrize(
     ("step", "refused"), [(40, False), (60, True), (99, True), (100, False), (150, False)]
 )
-def test_more_steps_do_not_bring_the_weight_back(monkeypatch, tmp_path, step, refused):
+def test_more_steps_do_not_bring_the_weight_back(tmp_path, step, refused):
     """100 steps, the first 50 biased, become 200, the first 100 biased."""
     made = config("bias")
     made.train.steps = 200
-    monkeypatch.setattr(setup.integrity, "finished_steps", lambda folder: [step])
-    check = functools.partial(setup._check_mask_weight, tmp_path, made, {"train.steps": (100, 200)})
+    changed = {"train.steps": (100, 200)}
+    check = functools.partial(setup._check_mask_weight, tmp_path, made, changed, step)
     if refused:
         with pytest.raises(ValueError, match=f"is at step {step}, where its masks no longer have"):
             check()
