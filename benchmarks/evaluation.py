@@ -6,9 +6,9 @@
 Ground truth and 28 x 28 mask probabilities are generated, of the sizes and numbers of COCO's (`evaluation_data`).
 "paste" is `inference.run` with a device that has found everything already: masks become run lengths, in `--workers`
 processes beside the one that generates; its seconds hold those of generating, which are told apart. The results are
-saved as eval.py does it, and each evaluator measures box and mask AP of the saved file, each in a process of its own,
-so that peak memories are their own: "before" is what a process holds when a stage starts, with jax, ground truth and
-results. Reading the file again, and making the ground truth, belong to the benchmark and not to the whole.
+saved as eval.py does it, and each evaluator measures box, mask and Boundary AP of the file, each in a process of its
+own, so that peak memories are their own: "before" is what a process holds when a stage starts, with jax, ground truth
+and results. Reading the file again, and making the ground truth, belong to the benchmark and not to the whole.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def measure(
 
     Returns:
       "paste": see `evaluation_stages.paste`; "evaluate": a list, see `evaluation_stages.evaluate`; "whole_seconds": for
-      each evaluator, of pasting, saving and all its APs.
+      each evaluator, of pasting, saving, and box and mask AP, which every evaluation has.
     """
     path = os.path.join(folder, "results.json")
     pasted = _apart(evaluation_stages.paste, data, workers, path)
@@ -56,7 +56,12 @@ def measure(
     ]
     both = pasted["seconds"] + pasted["save_seconds"]
     whole = {
-        name: both + sum(row["seconds"] for row in rows if row["evaluator"] == name)
+        name: both
+        + sum(
+            row["seconds"]
+            for row in rows
+            if row["evaluator"] == name and row["iou_type"] in ("bbox", "segm")
+        )
         for name in evaluators
     }
     return {"paste": pasted, "evaluate": rows, "whole_seconds": whole}
@@ -92,7 +97,7 @@ def table(result: dict[str, Any]) -> str:
             f"{row['before_mib']:.0f} | {row['peak_mib']:.0f} | {parts}; AP {row['AP']:.3f} |"
         )
     for name, seconds in result["whole_seconds"].items():
-        lines.append(f"| whole, {name} | {seconds:.1f} | | | | |")
+        lines.append(f"| whole with box and mask AP, {name} | {seconds:.1f} | | | | |")
     return "\n".join(lines)
 
 
