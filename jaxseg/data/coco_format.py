@@ -176,13 +176,16 @@ def normal_form(
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def _box(xywh: Any, height: int, width: int) -> tuple[np.ndarray | None, str]:
     try:
         x, y, w, h = map(float, xywh)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None, "object whose box is not four numbers"
     if not all(map(math.isfinite, (x, y, w, h))):
         return None, "object whose box is not finite"

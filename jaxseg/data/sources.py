@@ -24,17 +24,17 @@ def open_source(data: Any, split: str) -> Source:
       FileNotFoundError: the folder or the annotation file does not exist.
       ImportError: a package for prepared data sets is not installed.
     """
-    split = split.replace("-", "_")
+    split, root = split.replace("-", "_"), os.path.expanduser(data.root)
     if data.source == "shapes":
         return shapes.open_split(data.shapes, split)
     if data.source == "coco_json":
-        return _open_coco(data, split)
+        return _open_coco(data, root, split)
     if data.source == "tfds":
-        return tfds_source.TfdsSource(data.root, data.tfds.name, split)
+        return tfds_source.TfdsSource(root, data.tfds.name, split)
     raise ValueError(f"data.source={data.source!r}: allowed are coco_json, shapes and tfds.")
 
 
-def _open_coco(data: Any, split: str) -> coco_json.CocoJson:
+def _open_coco(data: Any, root: str, split: str) -> coco_json.CocoJson:
     splits = [key for key, value in data.items() if hasattr(value, "keys") and "images" in value]
     if split not in splits:
         raise ValueError(
@@ -47,10 +47,10 @@ def _open_coco(data: Any, split: str) -> coco_json.CocoJson:
             f"itself) and its JSON file, e.g. --config.data.{split}.images={split} "
             f"--config.data.{split}.annotations=annotations/instances_{split}.json."
         )
-    if not data.root and not os.path.exists(data[split].annotations):
+    if not root and not os.path.exists(data[split].annotations):
         raise FileNotFoundError(
             f"Annotation file {data[split].annotations} does not exist here, and data.root is empty: set "
             "data.root to the folder of the data set, e.g. --config.data.root=DIR."
         )
-    annotations = os.path.join(data.root, data[split].annotations)
-    return coco_json.CocoJson(annotations, os.path.join(data.root, data[split].images))
+    annotations = os.path.join(root, data[split].annotations)
+    return coco_json.CocoJson(annotations, os.path.join(root, data[split].images))

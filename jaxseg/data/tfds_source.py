@@ -74,7 +74,7 @@ class TfdsSource:
         if info.missing:
             raise source.ImageError("image file is missing", path)
         try:
-            example = self._read(self._split, index)
+            example = self._data(self._split)[int(self._records[index])]
         except RuntimeError as error:  # array_record's
             reason = f"record is damaged or not readable ({str(error).partition(';')[0]})"
             raise source.ImageError(reason, path) from None
@@ -86,7 +86,7 @@ class TfdsSource:
     def instances(self, index: int) -> list[source.Instance]:
         number, example = self._last
         if number != index:
-            example = self._read(layout.annotations_split(self._split), index)
+            example = self._objects(index)
         info = self.infos[index]
         _, annotations = records.from_example(example, self._extras)
         unused = problems_lib.Problems()  # counted already
@@ -116,15 +116,27 @@ class TfdsSource:
         groups: list[list[dict[str, Any]]] = [[] for _ in entries]
         data = self._data(layout.annotations_split(self._split))
         for index in np.argsort(self._records).tolist():  # in the order of the files
-            example = data[int(self._records[index])]
+            example = self._example(data, index)
             entries[index], groups[index] = records.from_example(example, self._extras)
         data = {**self._top, "images": entries}
         if self.annotated:
             data["annotations"] = [annotation for group in groups for annotation in group]
         return data
 
-    def _read(self, split: str, index: int) -> Any:
-        return self._data(split)[int(self._records[index])]
+    def _objects(self, index: int) -> Any:
+        return self._example(self._data(layout.annotations_split(self._split)), index)
+
+    def _example(self, data: Any, index: int) -> Any:
+        """The record of an image, out of the split without images."""
+        try:
+            return data[int(self._records[index])]
+        except RuntimeError as error:  # array_record's
+            raise ValueError(
+                f"The objects of image {self.infos[index].id} cannot be read: a file of split "
+                f"{layout.annotations_split(self._split)!r} in {self.path} is damaged "
+                f"({str(error).partition(';')[0]}). Delete the files of that split and run jaxseg.data.prepare again "
+                "as before: it writes what is not there."
+            ) from None
 
     def _data(self, split: str) -> Any:
         """tfds' data source; opened by this process, since its threads do not live on in a fork."""

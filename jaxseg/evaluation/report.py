@@ -146,9 +146,12 @@ class Report:
     def save(self, folder: str | os.PathLike) -> dict[str, pathlib.Path]:
         """Writes results.json (COCO results), metrics.json, metrics.md and precision_recall.png into `folder`.
 
-        Without annotations only results.json is written. Each file appears whole or not at all.
+        Without annotations only results.json is written, and the others, of what was there before, are removed. Each
+        file appears whole or not at all.
         """
         folder = pathlib.Path(folder)
+        for name in ("metrics.json", "metrics.md", "precision_recall.png"):
+            (folder / name).unlink(missing_ok=True)  # numbers must not stand beside other results
         files = {"results": folder / "results.json"}
         results_lib.save(files["results"], self.results)
         if self.metrics:

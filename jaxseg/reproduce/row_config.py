@@ -107,9 +107,9 @@ def needs_weights(config: ConfigDict) -> bool:
 
 def missing_data(config: ConfigDict, splits: Sequence[str]) -> list[str]:
     """The annotation files and image folders of the splits that are not there; of prepared data, their indices."""
-    paths = []
+    paths, root = [], os.path.expanduser(config.data.root)
     if config.data.source == "tfds":
-        folder = layout.folder(config.data.root, config.data.tfds.name)
+        folder = layout.folder(root, config.data.tfds.name)
         paths = [layout.index(folder, split.replace("-", "_")) for split in splits]
         return [path for path in paths if not os.path.exists(path)]
     if config.data.source != "coco_json":
@@ -117,7 +117,7 @@ def missing_data(config: ConfigDict, splits: Sequence[str]) -> list[str]:
     for split in splits:
         files = config.data.get(split) or {}
         names = [files.get("annotations"), files.get("images")]
-        paths += [os.path.join(config.data.root, name) for name in names if name]
+        paths += [os.path.join(root, name) for name in names if name]
     return [path for path in paths if not os.path.exists(path)]
 
 

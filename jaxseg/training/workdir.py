@@ -221,6 +221,7 @@ def _splits(config: ConfigDict) -> set[str]:
 
 _ABSENT = object()
 _SAME_RESULTS = (
+    "data.repeat_threshold",
     "data.workers",
     "data.prefetch",
     "eval.batch_size",

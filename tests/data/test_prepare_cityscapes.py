@@ -146,6 +146,12 @@ def test_faulty_pictures(folder, tmp_path):
     cv2.imwrite(str(path), np.zeros((48, 96, 3), np.uint8))
     with pytest.raises(ValueError, match="has 3 channels"):
         _prepare(folder, tmp_path / "d", splits=("val",), partial=True)
+    cv2.imwrite(str(path), np.full((48, 96), 26, np.uint8))  # of label ids
+    with pytest.raises(ValueError, match="has 8 bits a pixel"):
+        cityscapes.read_ids(str(path))
+    cv2.imwrite(str(path), np.full((48, 90), 26001, np.uint16))
+    with pytest.raises(ValueError, match=r"has 48 x 90 pixels .* has 48 x 96"):
+        _prepare(folder, tmp_path / "d", splits=("val",), partial=True)
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(ValueError, match="is damaged or no picture"):
         cityscapes.read_ids(str(path))

@@ -162,6 +162,15 @@ def test_damaged_record(folders, tmp_path):
     index = next(i for i, info in enumerate(found.infos) if info.id == 2)
     with pytest.raises(source.ImageError, match=r"2\.png: record is damaged"):
         found.image(index)
+    (objects,) = data_dir.glob("own/1.0.0/own-train_annotations.array_record-*")
+    whole = objects.read_bytes()
+    objects.write_bytes(
+        bytes(b ^ 255 if 64 < i < len(whole) - 4096 else b for i, b in enumerate(whole))
+    )
+    for read in (lambda: found.instances(index), found.coco):
+        with pytest.raises(ValueError, match=r"'train_annotations' in .* is damaged .*run jaxseg"):
+            read()
+    objects.write_bytes(whole)
     path.write_bytes(content[:-1000])
     with pytest.raises(
         ValueError, match=r"own-train\.array_record-00000-of-00001 is damaged: it has"

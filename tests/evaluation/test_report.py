@@ -78,6 +78,15 @@ def test_very_many_classes_are_summed_up_on_the_console_and_in_full_in_the_files
     assert again.to_dict() == saved and again.markdown() == found.markdown()
 
 
+def test_no_numbers_stand_beside_other_results(tmp_path):
+    lvis_report(12).save(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {
+        *("results.json", "metrics.json", "metrics.md", "precision_recall.png")
+    }
+    report.Report(split="test", images=1, seconds=1.0).save(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
 def test_few_classes_stand_on_the_console_one_by_one():
     found = lvis_report(12)
     console = Console(file=io.StringIO(), width=160)

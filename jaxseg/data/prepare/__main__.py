@@ -12,6 +12,8 @@ the same command is given again. docs/data.md tells more.
 
 from __future__ import annotations
 
+import os
+
 from absl import flags
 from rich.console import Console
 
@@ -28,9 +30,9 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"--name={flag.name}: {kind} has the name {catalogue.KINDS[kind].name}.")
     options = options_lib.Options(
         kind=kind,
-        images=flag.images,
-        annotations=flag.annotations,
-        data_dir=flag.data_dir,
+        images=os.path.expanduser(flag.images),
+        annotations=os.path.expanduser(flag.annotations),
+        data_dir=os.path.expanduser(flag.data_dir),
         splits=tuple(flag.splits),
         name=flag.name,
         partial=flag.partial,

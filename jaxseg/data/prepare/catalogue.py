@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 
-from jaxseg.data.prepare import cityscapes, inputs
+from jaxseg.data.prepare import cityscapes, inputs, layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +72,11 @@ def split_names(kind: str, given: Sequence[str], annotations: str) -> list[str]:
     names = [name.replace("-", "_") for name in given]
     known = KINDS[kind].splits
     for name in names:
+        if name.endswith(layout.WITHOUT_IMAGES):
+            raise ValueError(
+                f"--splits: {name!r}: a name that ends in {layout.WITHOUT_IMAGES} is that of another split's objects "
+                "without their images. Choose another."
+            )
         if known and name not in known:
             raise ValueError(
                 f"--splits: {kind} has no split {name!r}; allowed are {', '.join(known)}."

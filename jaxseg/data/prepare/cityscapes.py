@@ -21,21 +21,14 @@ from typing import Any
 import cv2
 import numpy as np
 from jaxtyping import Bool, Int
+from PIL import Image
 from pycocotools import mask as mask_utils
 
+from jaxseg.data import cityscapes_classes
 from jaxseg.data import images as images_lib
 from jaxseg.data.prepare import inputs
 
-CLASSES = {
-    24: "person",
-    25: "rider",
-    26: "car",
-    27: "truck",
-    28: "bus",
-    31: "train",
-    32: "motorcycle",
-    33: "bicycle",
-}
+CLASSES = dict(cityscapes_classes.CLASSES)
 # unlabeled, ego vehicle, rectification border, out of roi, static, dynamic, ground; parking, rail track; guard rail,
 # bridge, tunnel; polegroup; groups of caravans and of trailers. License plates (-1) are never drawn.
 VOID = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30)
@@ -73,7 +66,9 @@ def open_split(split: str, images: str, annotations: str) -> inputs.Input:
     def read(position: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         number = position + 1
         if annotated:
-            return convert(read_ids(found[position]), number, files[position])
+            ids = read_ids(found[position])
+            _check_size(ids, found[position], os.path.join(folder, files[position]))
+            return convert(ids, number, files[position])
         height, width = images_lib.read(found[position]).shape[:2]
         return {"id": number, "file_name": files[position], "height": height, "width": width}, []
 
@@ -104,7 +99,26 @@ def read_ids(path: str) -> Int[np.ndarray, "H W"]:
         raise ValueError(
             f"{path} has {ids.shape[2]} channels; a picture of instance ids has one, of 16 bits."
         )
+    if ids.dtype != np.uint16:
+        raise ValueError(
+            f"{path} has {8 * ids.dtype.itemsize} bits a pixel; a picture of instance ids has 16. Is it one of label "
+            "ids?"
+        )
     return ids.astype(np.int32)
+
+
+def _check_size(ids: Int[np.ndarray, "H W"], path: str, image: str) -> None:
+    """Raises ValueError where the image is there and has another size; a missing one is told elsewhere."""
+    try:
+        with Image.open(image) as opened:
+            width, height = opened.size
+    except OSError:  # missing, or damaged, which is told where it is read
+        return
+    if ids.shape != (height, width):
+        raise ValueError(
+            f"{path} has {ids.shape[0]} x {ids.shape[1]} pixels (height x width) and {image} has {height} x {width}: "
+            "they are not of one picture. Unpack both again."
+        )
 
 
 def convert(

@@ -6,6 +6,7 @@ import os
 import re
 
 VERSION = "1.0.0"  # of the records' form
+WITHOUT_IMAGES = "_annotations"  # how the names of such splits end
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -15,7 +16,7 @@ def folder(data_dir: str, name: str) -> str:
 
 def annotations_split(split: str) -> str:
     """The split with the same records without their images, for whom only wants the objects."""
-    return f"{split}_annotations"
+    return f"{split}{WITHOUT_IMAGES}"
 
 
 def shard(folder: str, name: str, split: str, number: int, count: int) -> str:

@@ -55,6 +55,15 @@ def keep_to(folder: str, plan: dict[str, Any], *, begun: bool) -> None:
     index.write_json(path, plan)
 
 
+def _files(folder: str, split: str) -> str:
+    """The files of a split, as a shell writes them."""
+    name = os.path.basename(os.path.dirname(folder))
+    patterns = [layout.plan("", split), layout.index("", split)]
+    for part in (split, layout.annotations_split(split)):
+        patterns.append(f"{name}-{part}.array_record-*")
+    return ", ".join(patterns)
+
+
 def _compare(folder: str, path: str, before: dict[str, Any], plan: dict[str, Any]) -> None:
     for key, meaning in _KEPT.items():
         was, now = before[key], plan[key]
@@ -67,6 +76,6 @@ def _compare(folder: str, path: str, before: dict[str, Any], plan: dict[str, Any
             values = f" ({was}; now {now})"
         raise ValueError(
             f"Split {plan['split']} in {folder} was begun with other files or settings: {meaning} changed{values}. Go "
-            "on with what it was begun with, give another --data_dir, or delete the files of the split "
-            f"({os.path.basename(path)} and all whose names have {plan['split']} in them) to begin anew."
+            "on with what it was begun with, give another --data_dir, or begin anew: delete the files of the split, "
+            f"{_files(folder, plan['split'])}."
         )

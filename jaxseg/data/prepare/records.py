@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxseg.data.prepare import library
 
-_ABSENT = ""  # key of `rest`: which keys are not there
+_ABSENT = "\0absent"  # key of `rest`: which keys are not there
 _IMAGE_DEFAULTS = {"neg_category_ids": [], "not_exhaustive_category_ids": [], "void": None}
 _OBJECT_DEFAULTS = {"id": 0, "bbox": [0.0] * 4, "area": 0.0, "iscrowd": 0, "segmentation": None}
 

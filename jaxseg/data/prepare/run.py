@@ -32,7 +32,13 @@ def prepare(options: Options, console: Console) -> str:
     name = _check(options)
     folder = layout.folder(options.data_dir, name)
     names = catalogue.split_names(options.kind, options.splits, options.annotations)
-    os.makedirs(folder, exist_ok=True)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"--data_dir={options.data_dir}: {folder} cannot be made ({error.strerror}). Give a folder that can be "
+            "written."
+        ) from error
     with lock.only_writer(folder):
         _check_folder(folder, name, options.kind)
         shards.remove_unfinished(folder)
