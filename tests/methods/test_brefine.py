@@ -550,6 +550,7 @@ def test_a_trained_mask_rcnn_gives_the_main_line():
     assert left in start.told
 
 
+@pytest.mark.slow
 def test_all_of_brefine_learns():
     """lambda_3 L_3 has the value of the box head's ranking, and so has lambda_2 L_2."""
     made = config(ranked=True, loss="brce", stages=2)
