@@ -1,0 +1,138 @@
+"""The contests of step and inference benchmarks: each method beside the baseline and the peer, one after another."""
+
+from __future__ import annotations
+
+import ast
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict
+
+from benchmarks import contest, context, detector, models, scene, torchvision_peer, worker
+from benchmarks.contest import Contestant
+from benchmarks.journal import Journal
+
+Make = Callable[[ConfigDict, scene.Scene], Contestant]
+MakePeer = Callable[[torchvision_peer.Peer], Contestant]
+
+
+def work(journal: Journal, make: Make, make_peer: MakePeer) -> None:
+    """Measures what the journal lacks: a row {contestant: its row} for each method."""
+    if "context" not in journal.rows:
+        journal.end("context", worker.described() | models.flag_values())
+    for method in flags.FLAGS.methods:
+        if method in journal.rows:
+            continue
+        journal.begin(method)
+        try:
+            journal.end(method, _rows(method, make, make_peer))
+        except Exception as error:
+            journal.end(method, {"error": _line(error)})
+        gc.collect()
+    journal.finish()
+
+
+def config_of(method: str) -> ConfigDict:
+    """The config that is measured: of the method and the flags."""
+    values = flags.FLAGS
+    changes = dict(item.split("=", 1) for item in values.set)
+    return detector.prepared(
+        models.METHODS[method](values.backbone),
+        size=models.image_size(),
+        batch=values.batch_size,
+        dtype=values.dtype,
+        **{key.replace(".", "__"): _value(text) for key, text in changes.items()},
+    )
+
+
+def made_scene(config: ConfigDict) -> scene.Scene:
+    values = flags.FLAGS
+    return scene.make(values.batch_size, models.image_size(), config.model.num_classes, values.seed)
+
+
+def _rows(method: str, make: Make, make_peer: MakePeer) -> dict[str, Any]:
+    """Of `take_turns`, in the order: the method, the baseline, the peer."""
+    values, notes, contestants = flags.FLAGS, {}, {}
+    for name in dict.fromkeys((method, models.BASELINE)):
+        config = config_of(name)
+        contestants[name] = make(config, made_scene(config))
+    peer = None
+    if values.peer:
+        try:
+            peer = _peer(config_of(method))
+            contestants[models.PEER] = make_peer(peer)
+        except torchvision_peer.Unavailable as reason:
+            notes["skipped"] = str(reason)
+    rows = contest.take_turns(contestants, repeats=values.repeats, least=values.least_seconds)
+    if peer is not None and peer.peak_bytes() is not None:
+        rows[models.PEER]["peak_bytes"] = peer.peak_bytes()
+    return rows | ({models.PEER: notes} if notes else {})
+
+
+def _peer(config: ConfigDict) -> torchvision_peer.Peer:
+    backbone = models.PEER_BACKBONES.get(flags.FLAGS.backbone)
+    if backbone is None:
+        raise torchvision_peer.Unavailable(f"it has no Mask R-CNN with {flags.FLAGS.backbone}")
+    return torchvision_peer.Peer(
+        made_scene(config),
+        platform=jax.devices()[0].platform,
+        dtype=flags.FLAGS.dtype,
+        backbone=backbone,
+        classes=config.model.num_classes,
+        seed=flags.FLAGS.seed,
+    )
+
+
+def to_result(benchmark: str, journal: Journal) -> dict[str, Any]:
+    """As it is shown and written."""
+    rows = dict(journal.rows)
+    head = {"benchmark": benchmark, **rows.pop("context"), "load_after": context.load()}
+    return head | {"unfinished": journal.unfinished, "contests": rows}
+
+
+def table(result: dict[str, Any]) -> str:
+    """A line for each contestant of each contest, in Markdown."""
+    lines = [
+        f"{result['device']} ({result['platform']}), {result['cpu']} with {result['cores']} cores, {result['date']}, "
+        f"commit {result['commit']}, jax {result['jax']}, torch {result['torch']}; {result['backbone']}, batch of "
+        f"{result['batch_size']} of {' x '.join(result['size'])}, {result['dtype']}; load "
+        f"{result['load_before']} before, {result['load_after']} after",
+        "",
+        "| contest | program | ms | fastest to slowest | images/s | times this one's seconds | compile, s | MiB |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, rows in result["contests"].items():
+        if "error" in rows:
+            lines.append(f"| {name} | | {rows['error']} | | | | | |")
+            continue
+        lines += [_line_of(name, who, row, result["batch_size"]) for who, row in rows.items()]
+    if result["unfinished"]:
+        lines += ["", f"Not everything was measured: {result['unfinished']}."]
+    return "\n".join(lines)
+
+
+def _line_of(name: str, who: str, row: dict[str, Any], images: int) -> str:
+    if "seconds" not in row:
+        return f"| {name} | {who} | {row.get('error') or row.get('skipped')} | | | | | |"
+    compiled = f"{row['compile_seconds']:.1f}" if "compile_seconds" in row else ""
+    size = row.get("planned_bytes", row.get("peak_bytes"))
+    memory = f"{size / 2**20:,.0f}" if size else ""
+    return (
+        f"| {name} | {who} | {row['seconds'] * 1e3:,.1f} | {row['fastest'] * 1e3:,.1f} to {row['slowest'] * 1e3:,.1f} "
+        f"| {images / row['seconds']:.2f} | {1 / row['ratio']:.2f} | {compiled} | {memory} |"
+    )
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:300] if text else ''}"

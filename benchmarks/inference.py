@@ -1,0 +1,70 @@
+"""How long detection takes: latency and throughput of jaxseg's methods, and of torchvision's Mask R-CNN.
+
+    python -m benchmarks.inference                                     # a CPU: one image of 512 x 512
+    python -m benchmarks.inference --size=800,1344 --batch_size=16 --dtype=bfloat16 --pasted
+    python -m benchmarks.inference --methods=mask_rcnn,mr_rcnn --json=FILE
+
+A call is everything from a batch of images on the device to 100 detections an image with their masks of 28 x 28; with
+`--pasted` also the pasting of these into the images: jaxseg's as RLE on the host (one process, as `eval.py` without
+workers), torchvision's on its device. The programs of a contest take turns; times are medians. `--profile=DIR`: as
+`benchmarks/train_step.py`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from absl import app, flags
+from ml_collections import ConfigDict
+
+from benchmarks import contests, context, detector, models, profiling, scene, worker
+from benchmarks.contest import Contestant
+from benchmarks.journal import Journal
+
+models.define_flags(size=(512, 512), batch_size=1)
+profiling.define_flags()
+_PASTED = flags.DEFINE_bool("pasted", False, "Masks of the size of the images.")
+
+
+def contestant(config: ConfigDict, made: scene.Scene) -> Contestant:
+    # Random weights score low: every slot is to be filled, as torchvision's are.
+    config.model.test.score = 0.0
+    plain = detector.detection(config, made)
+    if not _PASTED.value:
+        return plain
+    from jaxseg.evaluation import results  # needs pycocotools and OpenCV
+
+    sizes = np.tile(np.asarray(made.images.shape[1:3]), (len(made.images), 1))
+
+    def wait(found):
+        return results.detections_to_results(
+            plain.wait(found),
+            np.arange(len(sizes)),
+            sizes.astype(np.float32),
+            sizes,
+            list(range(config.model.num_classes)),
+        )
+
+    return plain._replace(wait=wait)
+
+
+def main(argv: list[str]) -> None:
+    if argv[1:]:
+        raise app.UsageError(f"Not understood: {' '.join(argv[1:])}")
+    if flags.FLAGS.profile:
+        for method in flags.FLAGS.methods:
+            config = contests.config_of(method)
+            print(profiling.detection(method, config, contests.made_scene(config)), flush=True)
+        return
+    if flags.FLAGS.journal:
+        journal = Journal(flags.FLAGS.journal)
+        contests.work(journal, contestant, lambda peer: peer.detection(pasted=_PASTED.value))
+        return
+    result = contests.to_result("inference", worker.supervised("inference"))
+    result["pasted"] = _PASTED.value
+    print(contests.table(result))
+    if flags.FLAGS.json:
+        context.write(flags.FLAGS.json, result)
+
+
+if __name__ == "__main__":
+    app.run(main)

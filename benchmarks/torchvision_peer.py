@@ -1,0 +1,161 @@
+"""torchvision's Mask R-CNN on the same images: the peer that jaxseg's times stand beside.
+
+Same backbone, norms, frozen stages, image sizes, batch, proposals (2000 a level and 1000 an image in training, 1000 and
+1000 in test), sampled RoIs and detections as `configs/mask_rcnn.py:r50`. On a GPU: channels_last, autocast where jaxseg
+computes in bfloat16, and cuDNN's own choice of algorithms (`cudnn.benchmark`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks import scene as scenes
+from benchmarks.contest import Contestant
+
+DETECTIONS = 100
+
+
+class Unavailable(RuntimeError):
+    """Why there is no peer here."""
+
+
+def import_torch() -> tuple[Any, Any]:
+    """(torch, torchvision). Raises Unavailable with the reason."""
+    try:
+        import torch
+        import torchvision
+
+        torchvision.ops.nms  # noqa: B018
+        torch.ops.torchvision.nms  # noqa: B018  its compiled operators, which a build that does not fit lacks
+    except Exception as error:  # a build that does not fit raises what it likes
+        line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise Unavailable(f"torchvision cannot be used here ({line})") from error
+    return torch, torchvision
+
+
+class Peer:
+    """The model with random weights, on jax's platform.
+
+    Args:
+      platform: "cpu" or "gpu".
+      dtype: "float32", or "bfloat16" for autocast.
+      backbone: a ResNet of torchvision, e.g. "resnet50".
+      compiled: the backbone through `torch.compile`, if that works.
+    """
+
+    def __init__(
+        self,
+        scene: scenes.Scene,
+        *,
+        platform: str,
+        dtype: str,
+        backbone: str,
+        classes: int,
+        compiled: bool = False,
+        seed: int = 0,
+    ):
+        self.torch, self.vision = import_torch()
+        if platform == "gpu" and not self.torch.cuda.is_available():
+            raise Unavailable("this torch finds no GPU")
+        if platform not in ("cpu", "gpu"):
+            raise Unavailable(f"torchvision does not run on jax's {platform}")
+        self.device = "cuda" if platform == "gpu" else "cpu"
+        self.torch.manual_seed(seed)
+        self.torch.backends.cudnn.benchmark = True
+        self.autocast = dtype != "float32"
+        model = _model(self.vision, backbone, scene.images.shape[1:3], classes)
+        _damp(self.torch, model)
+        model = model.to(self.device)
+        if self.device == "cuda":
+            model = model.to(memory_format=self.torch.channels_last)
+        if compiled:
+            model.backbone = self.torch.compile(model.backbone)
+        self.model = model
+        tensor = self.torch.from_numpy
+        self.images = [tensor(i).permute(2, 0, 1).to(self.device) / 255 for i in scene.images]
+        self.targets = [
+            {
+                "boxes": tensor(boxes).to(self.device),
+                "labels": tensor(labels).long().to(self.device) + 1,
+                "masks": tensor(scenes.full_masks(scene, index)).to(self.device),
+            }
+            for index, (boxes, labels) in enumerate(zip(scene.boxes, scene.classes, strict=True))
+        ]
+
+    def training(self) -> Contestant:
+        """Steps of SGD on one batch."""
+        torch, model = self.torch, self.model.train()
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, weight_decay=1e-4)
+        last = {}
+
+        def run():
+            with self._precision():
+                loss = sum(model(self.images, self.targets).values())
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            last["loss"] = loss.detach()
+            return loss
+
+        return Contestant(run, self._wait, lambda: float(last["loss"]), {})
+
+    def detection(self, *, pasted: bool) -> Contestant:
+        """Detections of one batch; pasted: with masks of the size of the images."""
+        model, last = self.model.eval(), {}
+        if not pasted:
+            model.transform.postprocess = lambda found, *_: found
+
+        def run():
+            with self.torch.inference_mode(), self._precision():
+                last["found"] = model(self.images)
+            return last["found"]
+
+        def check():
+            counts = [len(found["scores"]) for found in last["found"]]
+            if min(counts) < DETECTIONS:  # less work than was agreed on
+                raise ValueError(f"torchvision found {min(counts)} objects instead of {DETECTIONS}")
+            return float(sum(found["scores"].sum() for found in last["found"]))
+
+        return Contestant(run, self._wait, check, {})
+
+    def peak_bytes(self) -> int | None:
+        return self.torch.cuda.max_memory_allocated() if self.device == "cuda" else None
+
+    def _precision(self):
+        return self.torch.autocast(self.device, dtype=self.torch.bfloat16, enabled=self.autocast)
+
+    def _wait(self, _result: Any) -> None:
+        if self.device == "cuda":
+            self.torch.cuda.synchronize()
+
+
+def _model(vision: Any, backbone: str, size: tuple[int, int], classes: int) -> Any:
+    from torchvision.models import resnet
+    from torchvision.models.detection import MaskRCNN
+    from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+
+    norm = vision.ops.misc.FrozenBatchNorm2d
+    body = getattr(resnet, backbone)(weights=None, norm_layer=norm)
+    return MaskRCNN(
+        _resnet_fpn_extractor(body, trainable_layers=3),
+        num_classes=classes + 1,
+        min_size=min(size),
+        max_size=max(size),
+        rpn_post_nms_top_n_train=1000,
+        box_score_thresh=-1.0,  # random weights score low, and 100 objects are to be found
+        box_detections_per_img=DETECTIONS,
+    )
+
+
+def _damp(torch: Any, model: Any, factor: float = 0.2) -> None:
+    """As `detector.damped`."""
+    for name, buffer in model.backbone.named_buffers():
+        if name.endswith("bn3.weight") or (name.endswith("bn2.weight") and _is_last(model, name)):
+            buffer.mul_(factor)
+
+
+def _is_last(model: Any, name: str) -> bool:
+    """Whether the norm is the last of a block with two."""
+    block = model.backbone.get_submodule(name.rpartition(".bn2")[0])
+    return not hasattr(block, "bn3")

@@ -1,0 +1,46 @@
+"""How long a training step takes: jaxseg's methods, and torchvision's Mask R-CNN on the same images.
+
+    python -m benchmarks.train_step                                                     # a CPU: 2 images of 512 x 512
+    python -m benchmarks.train_step --size=800,1344 --batch_size=16 --dtype=bfloat16    # a GPU
+    python -m benchmarks.train_step --methods=mask_rcnn,mr_rcnn,brefine --backbone=r101 --json=FILE
+    python -m benchmarks.train_step --profile=DIR                                       # where the time goes
+
+A step is forward, backward and update of everything that trains (FrozenBN, stem and first stage frozen), on one batch
+of random images with seven objects each, which stays on the device: reading data is `benchmarks/input_pipeline.py`. The
+programs of a contest take turns; times are medians, and ratios are those of one run. A program whose loss is not finite
+has no times. MiB are what XLA plans for a step with its state, and what torch took at most on a GPU.
+
+`--profile=DIR` measures nothing: it writes a trace of three steps of each method for xprof, and prints the ten
+operations that took longest with their share, and the FLOPs of convolutions and matrix products over the time.
+"""
+
+from __future__ import annotations
+
+from absl import app, flags
+
+from benchmarks import contests, context, detector, models, profiling, worker
+from benchmarks.journal import Journal
+
+models.define_flags(size=(512, 512), batch_size=2)
+profiling.define_flags()
+
+
+def main(argv: list[str]) -> None:
+    if argv[1:]:
+        raise app.UsageError(f"Not understood: {' '.join(argv[1:])}")
+    if flags.FLAGS.profile:
+        for method in flags.FLAGS.methods:
+            config = contests.config_of(method)
+            print(profiling.train_step(method, config, contests.made_scene(config)), flush=True)
+        return
+    if flags.FLAGS.journal:
+        contests.work(Journal(flags.FLAGS.journal), detector.training, lambda peer: peer.training())
+        return
+    result = contests.to_result("train_step", worker.supervised("train_step"))
+    print(contests.table(result))
+    if flags.FLAGS.json:
+        context.write(flags.FLAGS.json, result)
+
+
+if __name__ == "__main__":
+    app.run(main)
