@@ -151,7 +151,8 @@ def main(argv: list[str]) -> None:
             page.add(
                 benchmark,
                 "",
-                f"left out: {left / 60:.1f} of {_MINUTES.value:g} minutes were left, about {benchmark.minutes:g} needed",
+                f"left out: {left / 60:.1f} of {_MINUTES.value:g} minutes were left, "
+                f"about {benchmark.minutes:g} needed",
             )
         else:
             page.add(benchmark, *run(benchmark, results, left))
