@@ -16,7 +16,8 @@ class Contestant(NamedTuple):
     Attributes:
       run: starts the work and returns what `wait` waits for.
       wait: until the result of `run` exists.
-      check: a number of the last result that must be finite, e.g. the loss.
+      check: a number of the last result that must be finite, e.g. the loss. Raises if the result is not what was
+        agreed on.
       facts: what else is told of it: seconds of compilation, bytes.
     """
 
@@ -32,27 +33,42 @@ def take_turns(
     """The row of each contestant: median, fastest and slowest seconds of a call, or why there is none.
 
     Args:
-      contestants: by name. The first one is what the others' `ratio` is relative to (its seconds / theirs).
+      contestants: by name. `ratio` is the seconds of each over those of the first one.
       repeats: timings of each, of as many calls as take `least` seconds.
 
-    A contestant whose `check` is not finite has no times: a diverged run skips work, and looks fast.
+    A contestant that fails, or whose `check` is not finite, has no times: a diverged run skips work, and looks fast.
     """
-    calls, seconds, rows = {}, {}, {}
+    rows = {name: dict(contestant.facts) for name, contestant in contestants.items()}
+    calls = {}
     for name, contestant in contestants.items():
-        rows[name] = dict(contestant.facts)
-        calls[name] = timing.timed(contestant.run, contestant.wait, least)
-        seconds[name] = []
+        try:
+            calls[name] = timing.timed(contestant.run, contestant.wait, least)
+        except Exception as error:  # out of memory, for one: the others are measured
+            rows[name]["error"] = line(error)
+    seconds = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
             seconds[name].append(timing.seconds_a_call(call))
-    for name, contestant in contestants.items():
-        value = contestant.check()
-        if math.isfinite(value):
-            rows[name] |= _summary(seconds[name]) | {"check": value}
-        else:
-            rows[name]["error"] = f"the result is not finite ({value}): its times say nothing"
+    for name in calls:
+        rows[name] |= _checked(contestants[name].check, seconds[name])
     _add_ratios(rows)
     return rows
+
+
+def line(error: BaseException) -> str:
+    """The error in a line."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:300] if text else ''}"
+
+
+def _checked(check: Callable[[], float], seconds: list[float]) -> dict[str, Any]:
+    try:
+        value = check()
+    except Exception as error:
+        return {"error": line(error)}
+    if not math.isfinite(value):
+        return {"error": f"the result is not finite ({value}): its times say nothing"}
+    return _summary(seconds) | {"check": value}
 
 
 def _summary(seconds: list[float]) -> dict[str, float]:
@@ -67,4 +83,4 @@ def _add_ratios(rows: dict[str, dict[str, Any]]) -> None:
     first = next(iter(rows.values()), {}).get("seconds")
     for row in rows.values():
         if first and "seconds" in row:
-            row["ratio"] = first / row["seconds"]
+            row["ratio"] = row["seconds"] / first

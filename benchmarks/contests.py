@@ -16,7 +16,7 @@ from benchmarks.contest import Contestant
 from benchmarks.journal import Journal
 
 Make = Callable[[ConfigDict, scene.Scene], Contestant]
-MakePeer = Callable[[torchvision_peer.Peer], Contestant]
+MakePeer = Callable[[torchvision_peer.Peer, ConfigDict], Contestant]
 
 
 def work(journal: Journal, make: Make, make_peer: MakePeer) -> None:
@@ -30,7 +30,7 @@ def work(journal: Journal, make: Make, make_peer: MakePeer) -> None:
         try:
             journal.end(method, _rows(method, make, make_peer))
         except Exception as error:
-            journal.end(method, {"error": _line(error)})
+            journal.end(method, {"error": contest.line(error)})
         gc.collect()
     journal.finish()
 
@@ -62,8 +62,9 @@ def _rows(method: str, make: Make, make_peer: MakePeer) -> dict[str, Any]:
     peer = None
     if values.peer:
         try:
-            peer = _peer(config_of(method))
-            contestants[models.PEER] = make_peer(peer)
+            baseline = config_of(models.BASELINE)
+            peer = _peer(baseline)
+            contestants[models.PEER] = make_peer(peer, baseline)
         except torchvision_peer.Unavailable as reason:
             notes["skipped"] = str(reason)
     rows = contest.take_turns(contestants, repeats=values.repeats, least=values.least_seconds)
@@ -101,7 +102,7 @@ def table(result: dict[str, Any]) -> str:
         f"{result['batch_size']} of {' x '.join(result['size'])}, {result['dtype']}; load "
         f"{result['load_before']} before, {result['load_after']} after",
         "",
-        "| contest | program | ms | fastest to slowest | images/s | times this one's seconds | compile, s | MiB |",
+        "| contest | program | ms | fastest to slowest | images/s | times the first one's | compile, s | MiB |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name, rows in result["contests"].items():
@@ -120,9 +121,10 @@ def _line_of(name: str, who: str, row: dict[str, Any], images: int) -> str:
     compiled = f"{row['compile_seconds']:.1f}" if "compile_seconds" in row else ""
     size = row.get("planned_bytes", row.get("peak_bytes"))
     memory = f"{size / 2**20:,.0f}" if size else ""
+    ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
     return (
         f"| {name} | {who} | {row['seconds'] * 1e3:,.1f} | {row['fastest'] * 1e3:,.1f} to {row['slowest'] * 1e3:,.1f} "
-        f"| {images / row['seconds']:.2f} | {1 / row['ratio']:.2f} | {compiled} | {memory} |"
+        f"| {images / row['seconds']:.2f} | {ratio} | {compiled} | {memory} |"
     )
 
 
@@ -131,8 +133,3 @@ def _value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
-
-
-def _line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:300] if text else ''}"

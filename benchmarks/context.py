@@ -11,6 +11,7 @@ import subprocess
 from importlib import metadata
 
 ROOT = pathlib.Path(__file__).parents[1]
+_CODE = ("jaxseg", "pallas_kernels", "configs", "benchmarks/*.py")
 
 
 def machine(*packages: str) -> dict[str, object]:
@@ -59,7 +60,7 @@ def commit() -> str | None:
     """The commit of the code, with "+ changes" if its Python files differ from it; None outside git."""
     try:
         head = _git("rev-parse", "--short", "HEAD")
-        changed = _git("status", "--porcelain", "--", "pallas_kernels", "benchmarks/*.py")
+        changed = _git("status", "--porcelain", "--", *_CODE)
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{head} + changes" if changed else head

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ def prepared(
     config = ConfigDict(config).copy_and_resolve_references()
     config.model.num_classes = config.model.num_classes or CLASSES
     config.model.dtype = dtype
+    config.model.test.score = 0.0  # random weights score low, and every slot is to be filled
     config.data.buckets = (tuple(size),)
     config.train.batch_size = config.eval.batch_size = batch
     config.optim.lr, config.optim.base_batch_size = 1e-3, batch  # small: weights are random
@@ -93,7 +95,17 @@ def detection(config: ConfigDict, scene: scenes.Scene) -> Contestant:
         last["found"] = program(variables, batch)
         return last["found"]
 
-    return Contestant(run, jax.block_until_ready, lambda: float(last["found"].scores.sum()), facts)
+    def check():
+        filled_slots(last["found"].valid.sum(-1), config.model.test.max_detections)
+        return float(last["found"].scores.sum())
+
+    return Contestant(run, jax.block_until_ready, check, facts)
+
+
+def filled_slots(counts: Iterable[int], slots: int) -> None:
+    """Raises ValueError if an image has fewer detections than slots: less work than was agreed on."""
+    if min(map(int, counts)) < slots:
+        raise ValueError(f"found {[*map(int, counts)]} objects instead of {slots} an image")
 
 
 def training_macs(config: ConfigDict) -> int:

@@ -4,7 +4,8 @@
     python -m benchmarks.inference --size=800,1344 --batch_size=16 --dtype=bfloat16 --pasted
     python -m benchmarks.inference --methods=mask_rcnn,mr_rcnn --json=FILE
 
-A call is everything from a batch of images on the device to 100 detections an image with their masks of 28 x 28; with
+A call is everything from a batch of images on the device to 100 detections an image with their masks of 28 x 28 (a
+program that finds fewer has no times); with
 `--pasted` also the pasting of these into the images: jaxseg's as RLE on the host (one process, as `eval.py` without
 workers), torchvision's on its device. The programs of a contest take turns; times are medians. `--profile=DIR`: as
 `benchmarks/train_step.py`.
@@ -12,11 +13,21 @@ workers), torchvision's on its device. The programs of a contest take turns; tim
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from benchmarks import contests, context, detector, models, profiling, scene, worker
+from benchmarks import (
+    contests,
+    context,
+    detector,
+    models,
+    profiling,
+    scene,
+    torchvision_peer,
+    worker,
+)
 from benchmarks.contest import Contestant
 from benchmarks.journal import Journal
 
@@ -26,8 +37,6 @@ _PASTED = flags.DEFINE_bool("pasted", False, "Masks of the size of the images.")
 
 
 def contestant(config: ConfigDict, made: scene.Scene) -> Contestant:
-    # Random weights score low: every slot is to be filled, as torchvision's are.
-    config.model.test.score = 0.0
     plain = detector.detection(config, made)
     if not _PASTED.value:
         return plain
@@ -35,16 +44,25 @@ def contestant(config: ConfigDict, made: scene.Scene) -> Contestant:
 
     sizes = np.tile(np.asarray(made.images.shape[1:3]), (len(made.images), 1))
 
-    def wait(found):
+    def run():
         return results.detections_to_results(
-            plain.wait(found),
+            jax.device_get(plain.run()),
             np.arange(len(sizes)),
             sizes.astype(np.float32),
             sizes,
             list(range(config.model.num_classes)),
+            paste=config.model.test.paste,
         )
 
-    return plain._replace(wait=wait)
+    # Each call ends with the pasted masks: there is nothing to wait for.
+    return plain._replace(run=run, wait=lambda results: results)
+
+
+def peer_contestant(peer: torchvision_peer.Peer, config: ConfigDict) -> Contestant:
+    test = config.model.test
+    return peer.detection(
+        candidates=test.candidates, detections=test.max_detections, pasted=_PASTED.value
+    )
 
 
 def main(argv: list[str]) -> None:
@@ -57,7 +75,7 @@ def main(argv: list[str]) -> None:
         return
     if flags.FLAGS.journal:
         journal = Journal(flags.FLAGS.journal)
-        contests.work(journal, contestant, lambda peer: peer.detection(pasted=_PASTED.value))
+        contests.work(journal, contestant, peer_contestant)
         return
     result = contests.to_result("inference", worker.supervised("inference"))
     result["pasted"] = _PASTED.value

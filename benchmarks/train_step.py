@@ -34,7 +34,8 @@ def main(argv: list[str]) -> None:
             print(profiling.train_step(method, config, contests.made_scene(config)), flush=True)
         return
     if flags.FLAGS.journal:
-        contests.work(Journal(flags.FLAGS.journal), detector.training, lambda peer: peer.training())
+        journal = Journal(flags.FLAGS.journal)
+        contests.work(journal, detector.training, lambda peer, config: peer.training())
         return
     result = contests.to_result("train_step", worker.supervised("train_step"))
     print(contests.table(result))
