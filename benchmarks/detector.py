@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import traverse_util
 from ml_collections import ConfigDict
 
@@ -111,22 +112,22 @@ def filled_slots(counts: Iterable[int], slots: int) -> None:
 def training_macs(config: ConfigDict) -> int:
     """Multiply-adds of a step, gradients included, as `macs` counts them; nothing is computed."""
     model = methods.build(config)
-    batch = jax.eval_shape(lambda: state.example_batch(config, config.train.batch_size))
+    batch, params, stats = shapes(config, model, config.train.batch_size)
 
-    def gradients(key, batch):
-        params, stats = state.init_variables(model, batch, config.seed)
+    def loss(params, stats, batch, key, step):
+        params = freeze.stop_gradient(params, tuple(config.freeze))
+        variables = {"params": params, "batch_stats": stats}
+        out, _ = model.apply(variables, batch, key, step, method="losses", mutable=["batch_stats"])
+        return out[0]
 
-        def loss(params):
-            params = freeze.stop_gradient(params, tuple(config.freeze))
-            variables = {"params": params, "batch_stats": stats}
-            out, _ = model.apply(variables, batch, key, 0, method="losses", mutable=["batch_stats"])
-            return out[0]
+    key, step = jax.eval_shape(lambda: (jax.random.key(0), jnp.zeros((), jnp.int32)))
+    return _total(jax.make_jaxpr(jax.grad(loss))(params, stats, batch, key, step))
 
-        return jax.grad(loss)(params)
 
-    whole = jax.make_jaxpr(gradients)(jax.eval_shape(lambda: jax.random.key(0)), batch)
-    first = jax.make_jaxpr(lambda b: state.init_variables(model, b, config.seed))(batch)
-    return _total(whole) - _total(first)
+def shapes(config: ConfigDict, model: Any, images: int) -> tuple[Any, Any, Any]:
+    """Of a batch, the parameters and the statistics."""
+    batch = jax.eval_shape(lambda: state.example_batch(config, images))
+    return batch, *jax.eval_shape(lambda b: state.init_variables(model, b, config.seed), batch)
 
 
 def detection_macs(config: ConfigDict) -> int:

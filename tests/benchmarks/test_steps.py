@@ -13,7 +13,6 @@ import pytest
 from benchmarks import detector, nms, profiling
 from configs import mask_rcnn
 from jaxseg import methods
-from jaxseg.training import state
 
 ROOT = pathlib.Path(__file__).parents[2]
 _BLOCKED = "jaxseg.data jaxseg.evaluation pycocotools faster_coco_eval grain cv2 tensorboardX tensorflow_datasets torch"
@@ -48,22 +47,19 @@ def test_a_config_is_made_for_the_scene_and_not_changed():
     assert mask_rcnn.get_config("r18").to_dict() == given.to_dict()
 
 
+@pytest.mark.slow
 def test_a_training_step_is_counted_with_its_gradients():
     config = prepared()
-    trained = detector.training_macs(config)
-    model, batch = methods.build(config), jax.eval_shape(lambda: state.example_batch(config, 2))
+    model = methods.build(config)
+    batch, params, stats = detector.shapes(config, model, 2)
 
-    def forward(key, batch):
-        variables = dict(
-            zip(("params", "batch_stats"), state.init_variables(model, batch, 0), strict=True)
-        )
-        return model.apply(variables, batch, key, 0, method="losses", mutable=["batch_stats"])[0][0]
+    def forward(params, stats, batch):
+        variables, key = {"params": params, "batch_stats": stats}, jax.random.key(0)
+        return model.apply(variables, batch, key, jnp.zeros((), int), method="losses")[0]
 
-    init = lambda b: state.init_variables(model, b, 0)  # noqa: E731
-    whole = jax.make_jaxpr(forward)(jax.eval_shape(lambda: jax.random.key(0)), batch)
-    once = detector._total(whole) - detector._total(jax.make_jaxpr(init)(batch))
+    once = detector._total(jax.make_jaxpr(forward)(params, stats, batch))
     # Twice the forward's for gradients of weights and inputs; frozen layers have none, and the first ones no inputs'.
-    assert 2.5 * once < trained < 3 * once
+    assert 2.5 * once < detector.training_macs(config) < 3 * once
 
 
 def test_only_the_last_norm_of_a_block_is_damped():
