@@ -1,7 +1,7 @@
 """What fits into some minutes, most important first, on whatever device is there; one page of results.
 
     python -m benchmarks.suite --device=cpu --minutes=20
-    python -m benchmarks.suite --device=gpu --minutes=25
+    python -m benchmarks.suite --device=gpu --minutes=45
 
 Runs from a plain checkout, and without a network. Each benchmark is a process of its own, with a time limit: one that
 breaks or takes too long costs its own part alone. The page, docs/benchmarks/DEVICE-DATE.md, says what was run, with
