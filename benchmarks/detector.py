@@ -32,6 +32,7 @@ def prepared(
     config.data.buckets = (tuple(size),)
     config.train.batch_size = config.eval.batch_size = batch
     config.optim.lr, config.optim.base_batch_size = 1e-3, batch  # small: weights are random
+    config.lock()  # a key that is not there is an error
     for key, value in changes.items():
         config.update_from_flattened_dict({key.replace("__", "."): value})
     return config

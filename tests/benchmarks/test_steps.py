@@ -47,6 +47,12 @@ def test_a_config_is_made_for_the_scene_and_not_changed():
     assert mask_rcnn.get_config("r18").to_dict() == given.to_dict()
 
 
+@pytest.mark.parametrize("key", ["model__test__scor", "model__tset__score"])
+def test_an_unknown_key_is_refused(key):
+    with pytest.raises(KeyError, match="scor"):
+        prepared(**{key: 0.1})
+
+
 @pytest.mark.slow
 def test_a_training_step_is_counted_with_its_gradients():
     config = prepared()
