@@ -27,7 +27,7 @@ from benchmarks import context
 
 _DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "What jax is to run on.")
 _MINUTES = flags.DEFINE_float("minutes", 20, "For all benchmarks together.", lower_bound=0.1)
-_OUT = flags.DEFINE_string("out", None, "Folder of the page; default: docs/benchmarks.")
+_OUT = flags.DEFINE_string("folder", None, "Folder of the page; default: docs/benchmarks.")
 _ONLY = flags.DEFINE_list("only", None, "Names of benchmarks; default: all.")
 
 
