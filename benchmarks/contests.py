@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from absl import flags
+from absl import app, flags
 from ml_collections import ConfigDict
 
 from benchmarks import contest, context, detector, models, scene, torchvision_peer, worker
@@ -17,6 +17,34 @@ from benchmarks.journal import Journal
 
 Make = Callable[[ConfigDict, scene.Scene], Contestant]
 MakePeer = Callable[[torchvision_peer.Peer, ConfigDict], Contestant]
+
+
+def main(
+    argv: list[str],
+    name: str,
+    make: Make,
+    make_peer: MakePeer,
+    profile: Callable[[str, ConfigDict, scene.Scene], str],
+    **facts: Any,
+) -> None:
+    """The program `benchmarks/NAME.py`: profiles, does the work as its own worker, or has it done and shows it.
+
+    `facts` are written beside the numbers.
+    """
+    if argv[1:]:
+        raise app.UsageError(f"Not understood: {' '.join(argv[1:])}")
+    if flags.FLAGS.profile:
+        for method in flags.FLAGS.methods:
+            config = config_of(method)
+            print(profile(method, config, made_scene(config)), flush=True)
+        return
+    if flags.FLAGS.journal:
+        work(Journal(flags.FLAGS.journal), make, make_peer)
+        return
+    result = to_result(name, worker.supervised(name)) | facts
+    print(table(result))
+    if flags.FLAGS.json:
+        context.write(flags.FLAGS.json, result)
 
 
 def work(journal: Journal, make: Make, make_peer: MakePeer) -> None:

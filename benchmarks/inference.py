@@ -18,18 +18,8 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from benchmarks import (
-    contests,
-    context,
-    detector,
-    models,
-    profiling,
-    scene,
-    torchvision_peer,
-    worker,
-)
+from benchmarks import contests, detector, models, profiling, scene, torchvision_peer
 from benchmarks.contest import Contestant
-from benchmarks.journal import Journal
 
 models.define_flags(size=(512, 512), batch_size=1)
 profiling.define_flags()
@@ -66,22 +56,9 @@ def peer_contestant(peer: torchvision_peer.Peer, config: ConfigDict) -> Contesta
 
 
 def main(argv: list[str]) -> None:
-    if argv[1:]:
-        raise app.UsageError(f"Not understood: {' '.join(argv[1:])}")
-    if flags.FLAGS.profile:
-        for method in flags.FLAGS.methods:
-            config = contests.config_of(method)
-            print(profiling.detection(method, config, contests.made_scene(config)), flush=True)
-        return
-    if flags.FLAGS.journal:
-        journal = Journal(flags.FLAGS.journal)
-        contests.work(journal, contestant, peer_contestant)
-        return
-    result = contests.to_result("inference", worker.supervised("inference"))
-    result["pasted"] = _PASTED.value
-    print(contests.table(result))
-    if flags.FLAGS.json:
-        context.write(flags.FLAGS.json, result)
+    contests.main(
+        argv, "inference", contestant, peer_contestant, profiling.detection, pasted=_PASTED.value
+    )
 
 
 if __name__ == "__main__":

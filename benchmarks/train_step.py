@@ -16,31 +16,22 @@ operations that took longest with their share, and the FLOPs of convolutions and
 
 from __future__ import annotations
 
-from absl import app, flags
+from absl import app
 
-from benchmarks import contests, context, detector, models, profiling, worker
-from benchmarks.journal import Journal
+from benchmarks import contests, detector, models, profiling
 
 models.define_flags(size=(512, 512), batch_size=2)
 profiling.define_flags()
 
 
 def main(argv: list[str]) -> None:
-    if argv[1:]:
-        raise app.UsageError(f"Not understood: {' '.join(argv[1:])}")
-    if flags.FLAGS.profile:
-        for method in flags.FLAGS.methods:
-            config = contests.config_of(method)
-            print(profiling.train_step(method, config, contests.made_scene(config)), flush=True)
-        return
-    if flags.FLAGS.journal:
-        journal = Journal(flags.FLAGS.journal)
-        contests.work(journal, detector.training, lambda peer, config: peer.training())
-        return
-    result = contests.to_result("train_step", worker.supervised("train_step"))
-    print(contests.table(result))
-    if flags.FLAGS.json:
-        context.write(flags.FLAGS.json, result)
+    contests.main(
+        argv,
+        "train_step",
+        detector.training,
+        lambda peer, config: peer.training(),
+        profiling.train_step,
+    )
 
 
 if __name__ == "__main__":

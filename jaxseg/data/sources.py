@@ -8,7 +8,7 @@ from typing import Any
 from jaxseg.data import coco_json, shapes, tfds_source
 from jaxseg.data.source import Category, ImageError, ImageInfo, Instance, Source
 
-__all__ = ["Category", "ImageError", "ImageInfo", "Instance", "Source", "open_source"]
+__all__ = ["Category", "ImageError", "ImageInfo", "Instance", "Source", "open_source", "splits"]
 
 
 def open_source(data: Any, split: str) -> Source:
@@ -34,11 +34,16 @@ def open_source(data: Any, split: str) -> Source:
     raise ValueError(f"data.source={data.source!r}: allowed are coco_json, shapes and tfds.")
 
 
+def splits(data: Any) -> set[str]:
+    """The keys of `config.data` that say where a split lies."""
+    return {key for key, value in data.items() if hasattr(value, "keys") and "images" in value}
+
+
 def _open_coco(data: Any, root: str, split: str) -> coco_json.CocoJson:
-    splits = [key for key, value in data.items() if hasattr(value, "keys") and "images" in value]
-    if split not in splits:
+    known = splits(data)
+    if split not in known:
         raise ValueError(
-            f"Unknown split {split!r}: data has {', '.join(sorted(splits)) or 'no splits'}."
+            f"Unknown split {split!r}: data has {', '.join(sorted(known)) or 'no splits'}."
         )
     unset = [f"data.{split}.{key}" for key in ("images", "annotations") if not data[split][key]]
     if unset:

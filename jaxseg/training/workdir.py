@@ -128,7 +128,9 @@ def check_evaluation(
     path = pathlib.Path(folder).expanduser() / EVALUATION_FILE
     if not path.exists():
         return
-    elsewhere = tuple(f"data.{split}." for split in _splits(config) - {config.eval.split})
+    elsewhere = tuple(
+        f"data.{split}." for split in sources.splits(config.data) - {config.eval.split}
+    )
     found = {
         key: values
         for key, values in differences(load_settings(path)[0], config, base).items()
@@ -210,13 +212,6 @@ def told(found: Mapping[str, tuple[Any, Any]]) -> str:
     return "; ".join(
         f"config.{key} is {old!r} there and {new!r} here" for key, (old, new) in found.items()
     )
-
-
-def _splits(config: ConfigDict) -> set[str]:
-    """Keys of `config.data` that say where a split lies."""
-    return {
-        key for key, value in config.data.items() if hasattr(value, "keys") and "images" in value
-    }
 
 
 _ABSENT = object()
