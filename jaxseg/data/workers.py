@@ -8,6 +8,7 @@ import glob
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.spawn
+import multiprocessing.util
 import os
 import select
 import shutil
@@ -23,6 +24,7 @@ from absl import flags, logging
 
 _POLL_SECONDS = 1.0
 _TRACKER_MILLISECONDS = 1000
+_END_SECONDS = 10.0  # more than a worker needs to notice its parent's end and to free what it shared
 _SHM = "/dev/shm"
 _SMALL = 1 << 16  # bytes; smaller arrays go through the pipe
 _REMEMBERED = 1000  # blocks; more are never on their way at once
@@ -81,7 +83,15 @@ def _init_worker(index: int, count: int) -> None:
 
     resource_tracker.register = remember
     tracker = _tracker()
-    threading.Thread(target=_end_with_parent, args=(blocks, gate, tracker), daemon=True).start()
+    ending = threading.Thread(target=_end_with_parent, args=(blocks, gate, tracker), daemon=True)
+    ending.start()
+
+    def await_ending() -> None:
+        # Grain's loop may fail first, at a tracker that was killed with the parent: nobody else would free.
+        if not _lives(tracker, milliseconds=0):
+            ending.join(_END_SECONDS)
+
+    multiprocessing.util.Finalize(None, await_ending, exitpriority=100)
 
 
 def _end_with_parent(
@@ -95,7 +105,8 @@ def _end_with_parent(
     time.sleep(0.1)  # a signal to the whole group may be on its way to the tracker
     with gate:  # meanwhile nothing is shared that is not in `blocks`
         time.sleep(0.1)
-        if not _lives(tracker):
+        # A busy machine takes its time to end what it was told to kill.
+        if not _lives(tracker, _TRACKER_MILLISECONDS):
             _free(list(blocks))
             os._exit(1)
     time.sleep(0.1)  # what waited at the gate reaches the tracker
@@ -108,17 +119,15 @@ def _tracker() -> tuple[int | None, int | None]:
     return getattr(tracker, "_fd", None), getattr(tracker, "_pid", None)
 
 
-def _lives(tracker: tuple[int | None, int | None]) -> bool:
-    """Whether the resource tracker, which frees what a killed program left, was not killed with it."""
+def _lives(tracker: tuple[int | None, int | None], milliseconds: int) -> bool:
+    """Whether the resource tracker, which frees what a killed program left, has not ended in so long."""
     if tracker != _tracker():  # another was started in its place
         return False
     if tracker[0] is None:
         return True
     poll = select.poll()
     poll.register(tracker[0], 0)  # only tells that nobody reads any more
-    return not poll.poll(
-        _TRACKER_MILLISECONDS
-    )  # a busy machine takes its time to end what it was told to kill
+    return not poll.poll(milliseconds)
 
 
 def _free(blocks: Iterable[str]) -> None:

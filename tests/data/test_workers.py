@@ -37,6 +37,25 @@ while True:
     time.sleep(0.1)
 """
 
+# A worker whose own loop ends as soon as the tracker is gone: before it noticed that its parent is.
+_HASTY = """
+import multiprocessing, select, sys, time
+from multiprocessing import shared_memory
+from jaxseg.data import workers
+
+def work():
+    workers._init_worker(0, 1)
+    block = shared_memory.SharedMemory(create=True, size=int(sys.argv[1]))
+    print("ready", flush=True)
+    poll = select.poll()
+    poll.register(workers._tracker()[0], 0)
+    poll.poll()
+
+if __name__ == "__main__":
+    multiprocessing.get_context("spawn").Process(target=work).start()
+    time.sleep(600)
+"""
+
 
 def _descendants(parent: int) -> list[int]:
     found = []
@@ -126,6 +145,24 @@ def test_workers_and_shared_memory_end_with_their_parent(tmp_path, how, height):
     assert _await(lambda: not any(map(_alive, children)), 15)
     assert _await(lambda: not _blocks(size) - before, 15)
     assert _await(lambda: not any(map(os.path.exists, semaphores)), 15)
+
+
+@pytest.mark.skipif(not _SHM.is_dir(), reason="needs /proc and /dev/shm")
+def test_a_worker_that_ends_before_its_parent_is_missed_frees_what_it_shared(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(_HASTY)
+    size = 4097 * 1024
+    before = _blocks(size)
+    environment = os.environ | {"PYTHONPATH": str(_ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, str(script), str(size)]
+    options = dict(env=environment, stdout=subprocess.PIPE, start_new_session=True)
+    with subprocess.Popen(command, **options) as process:
+        assert process.stdout.readline() == b"ready\n"
+        assert _blocks(size) - before
+        children = _descendants(process.pid)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert _await(lambda: not any(map(_alive, children)), 15)
+    assert not _blocks(size) - before
 
 
 def test_workers_change_nothing_and_close_cleanly():
