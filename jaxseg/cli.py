@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ def run(
       arguments: names of the arguments that are no flags, all of which must be given; the last may be given several
         times if its name ends with "...".
     """
-    app.run(lambda argv: _call(main, argv, arguments), flags_parser=lambda argv: _parse(argv, base))
+    app.run(lambda argv: _call(main, argv, arguments), flags_parser=lambda argv: _parse(argv, base, arguments))
 
 
 def _call(main: Callable[[list[str]], None], argv: list[str], arguments: Sequence[str]) -> None:
@@ -54,7 +55,9 @@ def _call(main: Callable[[list[str]], None], argv: list[str], arguments: Sequenc
         _fail(str(error))
 
 
-def _parse(argv: list[str], base: Callable[[], ConfigDict] | None) -> list[str]:
+def _parse(
+    argv: list[str], base: Callable[[], ConfigDict] | None, arguments: Sequence[str]
+) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except Exception as error:
@@ -68,6 +71,11 @@ def _parse(argv: list[str], base: Callable[[], ConfigDict] | None) -> list[str]:
                     f"{argument}: unknown key {config_keys.suggest(name.removeprefix('config.'), known)}."
                 )
         _expect_config(argv, known)
+        missing = re.findall(r"flag (--\w+)=None: Flag \1 must have a value", str(error))
+        if missing:
+            if all(argument.startswith("-") for argument in argv[1:]):
+                missing = [*arguments, *missing]
+            _fail(f"Missing: {', '.join(missing)}. See --help.")
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raised = [line for line in lines if line.partition(":")[0].endswith("Error")]
         _fail(raised[-1].partition(": ")[2] if raised else " ".join(lines))

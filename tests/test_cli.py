@@ -55,6 +55,25 @@ def test_arguments_that_are_no_flags(given, message):
     assert message in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ([], "Missing: SOURCE, --to, --in. See --help."),
+        (["a", "--in=b"], "Missing: --to. See --help."),
+    ],
+)
+def test_what_must_be_given_is_asked_for_at_once(given, message):
+    code = (
+        "from absl import flags; from jaxseg import cli; "
+        "[flags.DEFINE_string(name, None, '', required=True) for name in ('to', 'in')]; "
+        "cli.run(lambda argv: None, arguments=['SOURCE'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *given], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.strip() == f"-c: {message}"
+
+
 @pytest.mark.parametrize("given", [[], ["a"], ["a", "b", "c"]])
 def test_an_argument_that_may_be_given_several_times(given):
     code = "from jaxseg import cli; cli.run(lambda argv: print(argv[1:]), arguments=['WORKDIR...'])"
