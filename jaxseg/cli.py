@@ -35,7 +35,10 @@ def run(
       arguments: names of the arguments that are no flags, all of which must be given; the last may be given several
         times if its name ends with "...".
     """
-    app.run(lambda argv: _call(main, argv, arguments), flags_parser=lambda argv: _parse(argv, base, arguments))
+    app.run(
+        lambda argv: _call(main, argv, arguments),
+        flags_parser=lambda argv: _parse(argv, base, arguments),
+    )
 
 
 def _call(main: Callable[[list[str]], None], argv: list[str], arguments: Sequence[str]) -> None:
