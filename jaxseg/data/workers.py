@@ -24,9 +24,7 @@ from absl import flags, logging
 
 _POLL_SECONDS = 1.0
 _TRACKER_MILLISECONDS = 1000
-_END_SECONDS = (
-    10.0  # more than a worker needs to notice its parent's end and to free what it shared
-)
+_END_SECONDS = 10.0  # more than noticing the parent's end and freeing what was shared takes
 _SHM = "/dev/shm"
 _SMALL = 1 << 16  # bytes; smaller arrays go through the pipe
 _REMEMBERED = 1000  # blocks; more are never on their way at once
