@@ -19,12 +19,14 @@ class Contestant(NamedTuple):
       check: a number of the last result that must be finite, e.g. the loss. Raises if the result is not what was
         agreed on.
       facts: what else is told of it: seconds of compilation, bytes.
+      compiled: the program of XLA, if it is one.
     """
 
     run: Callable[[], Any]
     wait: Callable[[Any], Any]
     check: Callable[[], float]
     facts: Mapping[str, Any] = {}
+    compiled: Any = None
 
 
 def take_turns(

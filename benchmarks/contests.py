@@ -87,21 +87,30 @@ def _rows(method: str, make: Make, make_peer: MakePeer) -> dict[str, Any]:
     for name in dict.fromkeys((method, models.BASELINE)):
         config = config_of(name)
         contestants[name] = make(config, made_scene(config))
-    peer = None
-    if values.peer:
+    baseline = config_of(models.BASELINE)
+    for name in _peers():
         try:
-            baseline = config_of(models.BASELINE)
-            peer = _peer(baseline)
-            contestants[models.PEER] = make_peer(peer, baseline)
+            peer = _peer(baseline, compiled=name == models.COMPILED_PEER)
+            contestants[name] = make_peer(peer, baseline)
         except torchvision_peer.Unavailable as reason:
-            notes["skipped"] = str(reason)
+            notes[name] = {"skipped": str(reason)}
+        except Exception as error:  # of torch's compiler, or out of memory: the others are measured
+            notes[name] = {"error": contest.line(error)}
     rows = contest.take_turns(contestants, repeats=values.repeats, least=values.least_seconds)
-    if peer is not None and peer.peak_bytes() is not None:
-        rows[models.PEER]["peak_bytes"] = peer.peak_bytes()
-    return rows | ({models.PEER: notes} if notes else {})
+    return rows | notes
 
 
-def _peer(config: ConfigDict) -> torchvision_peer.Peer:
+def _peers() -> list[str]:
+    """torch.compile takes minutes on a CPU, where it is asked for; a GPU has both."""
+    values = flags.FLAGS
+    compiled = values.compiled_peer
+    if compiled is None:
+        compiled = jax.devices()[0].platform == "gpu"
+    both = {models.PEER: values.peer, models.COMPILED_PEER: values.peer and compiled}
+    return [name for name, wanted in both.items() if wanted]
+
+
+def _peer(config: ConfigDict, *, compiled: bool) -> torchvision_peer.Peer:
     backbone = models.PEER_BACKBONES.get(flags.FLAGS.backbone)
     if backbone is None:
         raise torchvision_peer.Unavailable(f"it has no Mask R-CNN with {flags.FLAGS.backbone}")
@@ -112,6 +121,7 @@ def _peer(config: ConfigDict) -> torchvision_peer.Peer:
         backbone=backbone,
         classes=config.model.num_classes,
         seed=flags.FLAGS.seed,
+        compiled=compiled,
     )
 
 
@@ -125,10 +135,8 @@ def to_result(benchmark: str, journal: Journal) -> dict[str, Any]:
 def table(result: dict[str, Any]) -> str:
     """A line for each contestant of each contest, in Markdown."""
     lines = [
-        f"{result['device']} ({result['platform']}), {result['cpu']} with {result['cores']} cores, {result['date']}, "
-        f"commit {result['commit']}, jax {result['jax']}, torch {result['torch']}; {result['backbone']}, batch of "
-        f"{result['batch_size']} of {' x '.join(result['size'])}, {result['dtype']}; load "
-        f"{result['load_before']} before, {result['load_after']} after",
+        f"{context.headline(result)}; {result['backbone']}, batch of {result['batch_size']} of "
+        f"{' x '.join(result['size'])}, {result['dtype']}",
         "",
         "| contest | program | ms | fastest to slowest | images/s | times the first one's | compile, s | MiB |",
         "|---|---|---:|---:|---:|---:|---:|---:|",

@@ -1,4 +1,4 @@
-"""Where and with what a number was measured."""
+"""Where and with what a number was measured. The name of the machine is no part of it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,36 @@ import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 
 ROOT = pathlib.Path(__file__).parents[1]
+_VERSIONS = (
+    "python",
+    "jax",
+    "jaxlib",
+    "flax",
+    "numpy",
+    "torch",
+    "torchvision",
+    "grain",
+    "opencv-python-headless",
+    "pycocotools",
+    "faster-coco-eval",
+)
 _CODE = ("jaxseg", "pallas_kernels", "configs", "benchmarks/*.py")
 
 
 def machine(*packages: str) -> dict[str, object]:
-    """Date, commit, processor, load, and the versions of Python and of `packages`; None for those not installed."""
+    """Date, commit, processor, driver, load, the versions of Python and of `packages`; None for what is not there."""
     return {
         "date": datetime.date.today().isoformat(),
         "commit": commit(),
         "cpu": cpu(),
         "cores": os.cpu_count(),
+        "driver": driver(),
         "load_before": load(),
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
@@ -32,6 +48,28 @@ def write(path: str, result: dict[str, object]) -> None:
     with open(path, "w") as file:
         json.dump(result, file, indent=1, default=str)
         file.write("\n")
+
+
+def headline(result: Mapping[str, object]) -> str:
+    """The line above a table: what `machine`, or `worker.described`, put into its result."""
+    device = f"{result['device']} ({result['platform']}), " if "device" in result else ""
+    driver = f", driver {result['driver']}" if result["driver"] else ""
+    versions = "".join(f", {name} {result[name]}" for name in _VERSIONS if result.get(name))
+    after = f", {result['load_after']} after" if "load_after" in result else ""
+    return (
+        f"{device}{result['cpu']} with {result['cores']} cores{driver}, {result['date']}, commit {result['commit']}"
+        f"{versions}; load {result['load_before']} before{after}"
+    )
+
+
+def driver() -> str | None:
+    """The version of NVIDIA's driver; None without one."""
+    try:
+        text = pathlib.Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        return None
+    found = re.search(r"\b\d+\.\d+(\.\d+)?\b", text)
+    return found and found.group()
 
 
 def load() -> float:

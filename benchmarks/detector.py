@@ -75,7 +75,8 @@ def training(config: ConfigDict, scene: scenes.Scene) -> Contestant:
         carried["state"], carried["log"] = program(carried["state"], batch, **step.keywords)
         return carried["log"]
 
-    return Contestant(run, jax.block_until_ready, lambda: float(carried["log"]["loss"]), facts)
+    loss = lambda: float(carried["log"]["loss"])  # noqa: E731
+    return Contestant(run, jax.block_until_ready, loss, facts, program)
 
 
 def detection(config: ConfigDict, scene: scenes.Scene) -> Contestant:
@@ -101,7 +102,7 @@ def detection(config: ConfigDict, scene: scenes.Scene) -> Contestant:
         filled_slots(last["found"].valid.sum(-1), config.model.test.max_detections)
         return float(last["found"].scores.sum())
 
-    return Contestant(run, jax.block_until_ready, check, facts)
+    return Contestant(run, jax.block_until_ready, check, facts, program)
 
 
 def filled_slots(counts: Iterable[int], slots: int) -> None:

@@ -24,7 +24,6 @@ from absl import app, flags
 from benchmarks import context, evaluation_stages, options
 from benchmarks.evaluation_data import Data
 from jaxseg.evaluation import coco, coco_input, pasters
-from jaxseg.training import provenance
 
 _IMAGES = flags.DEFINE_integer("images", 5000, "Images.", lower_bound=1)
 _DETECTIONS = flags.DEFINE_integer("detections", 100, "Detections an image.", lower_bound=1)
@@ -106,16 +105,16 @@ def main(_: list[str]) -> None:
     where = {
         "benchmark": "evaluation",
         **context.machine("numpy", "pycocotools", "faster-coco-eval", "jax"),
-        "commit": provenance.commit(),
         "images": data.images,
         "detections": data.detections,
         "classes": data.classes,
     }
     with tempfile.TemporaryDirectory() as folder:
         result = measure(data, _WORKERS.value, _EVALUATORS.value, coco_input.IOU_TYPES, folder)
-    print(table(result))
+    result = {**where, **result, "load_after": context.load()}
+    print(context.headline(result), table(result), sep="\n\n")
     if _JSON.value:
-        context.write(_JSON.value, {**where, **result, "load_after": context.load()})
+        context.write(_JSON.value, result)
 
 
 if __name__ == "__main__":

@@ -8,17 +8,14 @@ The first batch, with the start of the worker, is timed apart.
 
 from __future__ import annotations
 
-import datetime
-import json
 import os
-import platform
 import resource
 import time
-from importlib import metadata
 
 from absl import app, flags
 from ml_collections import ConfigDict
 
+from benchmarks import context, options
 from configs import common
 from jaxseg.data import pipeline, sources
 
@@ -29,6 +26,7 @@ _BATCH = flags.DEFINE_integer("batch_size", 16, "Images in a batch.")
 _BATCHES = flags.DEFINE_integer("batches", 30, "Timed batches.")
 _WORKERS = flags.DEFINE_integer("workers", 1, "Grain worker processes; 0: in this process.")
 _JSON = flags.DEFINE_string("json", None, "Also write the result to this file.")
+options.writable("json")
 
 
 def _config() -> ConfigDict:
@@ -47,57 +45,45 @@ def _config() -> ConfigDict:
 
 
 def measure(config: ConfigDict, count: int) -> dict[str, float]:
-    """Times `count` batches; images a second are per worker, and objects are those of the targets."""
+    """Times `count` batches; objects are those of the targets.
+
+    Without workers also images by seconds that a core worked, which another load of the machine hardly changes.
+    """
     source = sources.open_source(config.data, "train")
     begin = time.perf_counter()
     with pipeline.train_batches(config, source, first_step=0, last_step=count + 4) as batches:
         next(batches)
         started = time.perf_counter()
         next(batches), next(batches), next(batches)  # what was prepared ahead while starting
-        timed = time.perf_counter()
+        timed, used = time.perf_counter(), time.process_time()
         objects = sum(int(next(batches).batch.targets.valid.sum()) for _ in range(count))
-        seconds = time.perf_counter() - timed
+        seconds, own = time.perf_counter() - timed, time.process_time() - used
     images = count * config.train.batch_size
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return {
         "images_per_second": images / seconds,
         "images_per_second_per_worker": images / seconds / max(1, config.data.workers),
+        **({} if config.data.workers else {"images_per_cpu_second": images / own}),
         "objects_per_image": objects / images,
         "seconds_to_first_batch": started - begin,
         "worker_peak_mib": children / 1024,
     }
 
 
-def main(_: list[str]) -> None:
-    result = measure(_config(), _BATCHES.value)
-    packages = ("numpy", "opencv-python-headless", "pycocotools", "grain")
-    context = {
-        "date": datetime.date.today().isoformat(),
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{package: metadata.version(package) for package in packages},
-        "size": _SIZE.value,
-        "batch_size": _BATCH.value,
-        "workers": _WORKERS.value,
-    }
-    print("| | |\n|---|---|")
-    for key, value in (context | result).items():
+def main(argv: list[str]) -> None:
+    if argv[1:]:
+        raise app.UsageError(f"Not understood: {' '.join(argv[1:])}")
+    machine = context.machine("numpy", "opencv-python-headless", "pycocotools", "grain")
+    settings = {flag.name: flag.value for flag in (_SIZE, _BATCH, _BATCHES, _WORKERS)}
+    measured = measure(_config(), _BATCHES.value)
+    result = {"benchmark": "input_pipeline", **machine, **settings, **measured}
+    result["load_after"] = context.load()
+    print(context.headline(result), end="\n\n")
+    print("| | |\n|---|---:|")
+    for key, value in (settings | measured).items():
         print(f"| {key} | {value:.1f} |" if isinstance(value, float) else f"| {key} | {value} |")
     if _JSON.value:
-        with open(_JSON.value, "w") as file:
-            json.dump(context | result, file, indent=1)
-
-
-def _cpu() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor()
+        context.write(_JSON.value, result)
 
 
 if __name__ == "__main__":

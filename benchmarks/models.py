@@ -28,6 +28,7 @@ METHODS: dict[str, Callable[[str], ConfigDict]] = {
 }
 BASELINE = "mask_rcnn"
 PEER = "torchvision"
+COMPILED_PEER = "torchvision, compiled"
 PEER_BACKBONES = {"r50": "resnet50", "r101": "resnet101", "r18": "resnet18"}
 
 
@@ -41,6 +42,7 @@ def define_flags(*, size: tuple[int, int], batch_size: int) -> None:
     flags.DEFINE_integer("repeats", 5, "Timings of each.", lower_bound=1)
     flags.DEFINE_float("least_seconds", 1.0, "Of a timing.", lower_bound=0)
     flags.DEFINE_bool("peer", True, "Also torchvision, where it is installed.")
+    flags.DEFINE_bool("compiled_peer", None, "Also torch.compile's; default: on a GPU.")
     flags.DEFINE_list("set", [], "KEY=VALUE of the config, for every method: values are Python's.")
     flags.DEFINE_integer("seed", 0, "Of the random images and weights.")
     flags.DEFINE_string("json", None, "Also write the result to this file.")

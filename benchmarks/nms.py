@@ -171,6 +171,7 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"Not understood: {' '.join(argv[1:])}")
     result = {"benchmark": "nms", **worker.described(), "max_out": flags.FLAGS.max_out, "rows": []}
+    print(context.headline(result), end="\n\n")
     print(
         "| boxes | kind | lists | program | ms | times jaxseg's seconds |\n|---:|---|---:|---|---:|---:|"
     )

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import collections
 import glob
+import math
 import os
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 from absl import flags
 from ml_collections import ConfigDict
 
-from benchmarks import detector, scene
+from benchmarks import detector, scene, timing, trace
+from benchmarks.contest import Contestant
 
 TOP = 10
 CALLS = 3  # in a trace
@@ -25,12 +26,16 @@ PEAK_TFLOPS = {
     "TPU v5 lite": {"bfloat16": 197.0},
     "TPU v6 lite": {"bfloat16": 918.0},
 }
+PRODUCT = {"cpu": 2048}  # side of the matrices whose product shows what other devices can do
 
 
 def define_flags() -> None:
     flags.DEFINE_string("profile", None, "Write a trace into this folder instead of measuring.")
     flags.DEFINE_float(
-        "peak_tflops", None, "Of the device; default: the data sheet's, if known.", lower_bound=0
+        "peak_tflops",
+        None,
+        "Of the device; default: the data sheet's, or that of a matrix product.",
+        lower_bound=0,
     )
 
 
@@ -38,18 +43,23 @@ def train_step(name: str, config: ConfigDict, made: scene.Scene) -> str:
     """Profiles the training step of a config; returns the tables in Markdown."""
     contestant = detector.training(config, made)
     flops = 2 * detector.training_macs(config)
-    return report(f"{name}, training step", contestant.run, flops, config.model.dtype)
+    return report(f"{name}, training step", contestant, flops, config.model.dtype)
 
 
 def detection(name: str, config: ConfigDict, made: scene.Scene) -> str:
     """The same of detection."""
     contestant = detector.detection(config, made)
     flops = 2 * detector.detection_macs(config)
-    return report(f"{name}, detection", contestant.run, flops, config.model.dtype)
+    return report(f"{name}, detection", contestant, flops, config.model.dtype)
 
 
-def report(title: str, run: Callable[[], Any], flops: int, dtype: str) -> str:
-    """Runs `run` a few times, outside of and inside a trace."""
+def report(title: str, contestant: Contestant, flops: int, dtype: str) -> str:
+    """Runs the contestant a few times, outside of and inside a trace.
+
+    Raises:
+      FloatingPointError: its result is not finite, so that its times say nothing.
+    """
+    run = contestant.run
     jax.block_until_ready(run())
     start = time.perf_counter()
     jax.block_until_ready([run() for _ in range(CALLS)])
@@ -57,22 +67,37 @@ def report(title: str, run: Callable[[], Any], flops: int, dtype: str) -> str:
     folder = flags.FLAGS.profile
     with jax.profiler.trace(folder):
         jax.block_until_ready([run() for _ in range(CALLS)])
+    if not math.isfinite(value := contestant.check()):
+        raise FloatingPointError(
+            f"{title}: the result is not finite ({value}): its times say nothing."
+        )
     path = max(
         glob.glob(os.path.join(folder, "**", "*.xplane.pb"), recursive=True), key=os.path.getmtime
     )
-    return "\n".join(
-        [f"## {title}", "", utilisation(flops, seconds, dtype), "", *table(operations(path))]
+    rate = utilisation(flops, seconds, *peak(dtype))
+    found = trace.operations(jax.profiler.ProfileData.from_file(path).planes)
+    rows = table(found, trace.parts(contestant.compiled.as_text()))
+    return "\n".join([f"## {title}", "", rate, "", *rows])
+
+
+def utilisation(flops: int, seconds: float, peak: float, of: str) -> str:
+    """Model FLOPs over the time, and of the `peak` in TFLOP/s, of which `of` says what it is."""
+    rate = flops / seconds / 1e12
+    return (
+        f"{seconds * 1e3:.1f} ms, {flops / 1e9:,.1f} GFLOPs of convolutions and matrix products: {rate:.3g} TFLOP/s, "
+        f"{rate / peak:.1%} of {peak:.3g} ({of})."
     )
 
 
-def utilisation(flops: int, seconds: float, dtype: str) -> str:
-    """Model FLOPs over the time, and of the peak where that is known."""
-    rate = flops / seconds / 1e12
-    text = f"{seconds * 1e3:.1f} ms, {flops / 1e9:,.1f} GFLOPs of convolutions and matrix products: {rate:.3g} TFLOP/s"
-    peak = flags.FLAGS.peak_tflops or peak_tflops(jax.devices()[0].device_kind, dtype)
-    if peak is None:
-        return text + " (the device's peak is not known: give --peak_tflops)."
-    return text + f", {rate / peak:.1%} of {peak:g}."
+def peak(dtype: str) -> tuple[float, str]:
+    """TFLOP/s that the device could do, and who says so."""
+    if flags.FLAGS.peak_tflops:
+        return flags.FLAGS.peak_tflops, "--peak_tflops"
+    known = peak_tflops(jax.devices()[0].device_kind, dtype)
+    if known is not None:
+        return known, "the data sheet"
+    size = PRODUCT.get(jax.devices()[0].platform, 8192)
+    return product_tflops(size, dtype), f"a product of {size} x {size} matrices, just now"
 
 
 def peak_tflops(device_kind: str, dtype: str) -> float | None:
@@ -82,26 +107,24 @@ def peak_tflops(device_kind: str, dtype: str) -> float | None:
     return None
 
 
-def operations(path: str) -> dict[str, float]:
-    """Seconds by compiled operation, of a trace: what lies on a device's own lines, or carries `hlo_op`.
-
-    An operation that calls others (a loop, a branch) is shown beside them, with their time.
-    """
-    seconds: collections.Counter[str] = collections.Counter()
-    for plane in jax.profiler.ProfileData.from_file(path).planes:
-        for line in plane.lines:
-            on_device = plane.name.startswith("/device:") and line.name == "XLA Ops"
-            for event in line.events:
-                name = dict(event.stats).get("hlo_op") if not on_device else event.name
-                if name:
-                    seconds[str(name)] += event.duration_ns / 1e9
-    return dict(seconds)
+def product_tflops(size: int, dtype: str) -> float:
+    """The fastest of some products of square matrices: what is left of the device when others use it, too."""
+    matrix = jnp.ones((size, size), dtype)
+    multiply = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
+    call = timing.timed(lambda: multiply(matrix, matrix), jax.block_until_ready, least=0.1)
+    return 2 * size**3 / min(timing.seconds_a_call(call) for _ in range(5)) / 1e12
 
 
-def table(seconds: dict[str, float]) -> list[str]:
-    """The ten largest."""
+def table(seconds: dict[str, float], names: Mapping[str, str]) -> list[str]:
+    """The ten largest; `names` say what part of the model an operation belongs to."""
     total = sum(seconds.values())
     largest = sorted(seconds.items(), key=lambda item: -item[1])[:TOP]
-    lines = ["| operation | ms a call | share |", "|---|---:|---:|"]
-    lines += [f"| `{n}` | {s / CALLS * 1e3:.2f} | {s / total:.1%} |" for n, s in largest]
-    return [*lines, f"| all {len(seconds):,} | {total / CALLS * 1e3:.2f} | |"]
+    lines = ["| operation | part of the model | ms a call | share |", "|---|---|---:|---:|"]
+    lines += [
+        f"| `{n}` | {names.get(n, '')} | {s / CALLS * 1e3:.2f} | {s / total:.1%} |"
+        for n, s in largest
+    ]
+    rest = total - sum(s for _, s in largest)
+    others = len(seconds) - len(largest)
+    lines.append(f"| {others:,} others | | {rest / CALLS * 1e3:.2f} | {rest / total:.1%} |")
+    return [*lines, f"| all | | {total / CALLS * 1e3:.2f} | |"]

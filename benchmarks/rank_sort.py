@@ -25,9 +25,8 @@ import numpy as np
 from absl import app, flags
 from jaxtyping import Array
 
-from benchmarks import context, options, timing
+from benchmarks import context, options, timing, worker
 from jaxseg.losses import rank_sort as lib
-from jaxseg.training import provenance
 
 SIZES = {"rpn, 1 image": 268_569, "rpn, 4 images": 1_074_276, "box head, 4 images": 320_000}
 LOGITS = ("mixed", "apart")
@@ -163,21 +162,17 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def main(_: list[str]) -> None:
-    device = jax.devices()[0]
+    result = {
+        "benchmark": "rank_sort",
+        **worker.described(),
+        "repeats": _REPEATS.value,
+    }
+    print(context.headline(result), end="\n\n")
     print(
         "| candidates | positives | logits | reached | form | seconds | times the loop's speed | temporaries, MiB | "
         "difference |\n|---:|---:|---|---:|---|---:|---:|---:|---:|"
     )
-    result = {
-        "benchmark": "rank_sort",
-        **context.machine("jax", "jaxlib"),
-        "commit": provenance.commit(),
-        "platform": device.platform,
-        "device": device.device_kind,
-        "repeats": _REPEATS.value,
-        "rows": rows(),
-        "load_after": context.load(),
-    }
+    result |= {"rows": rows(), "load_after": context.load()}
     if _JSON.value:
         context.write(_JSON.value, result)
 

@@ -23,7 +23,6 @@ from benchmarks import context, options, timing
 from configs import backbones, mr_rcnn
 from jaxseg import methods
 from jaxseg.structures import Batch
-from jaxseg.training import provenance
 
 _BACKBONE = flags.DEFINE_enum("backbone", "r50", backbones.NAMES, "The backbone.")
 _SIZE = flags.DEFINE_list("size", ["512", "512"], "Height and width of the canvas, in pixels.")
@@ -94,17 +93,14 @@ def measure() -> list[dict[str, Any]]:
 
 
 def main(_: list[str]) -> None:
-    device = jax.devices()[0]
     result = {
         "benchmark": "refining",
-        **context.machine("jax", "jaxlib"),
-        "commit": provenance.commit(),
-        "platform": device.platform,
-        "device": device.device_kind,
+        **worker.described(),
         **{flag.name: flag.value for flag in (_BACKBONE, _SIZE, _BATCH, _DTYPE, _REPEATS)},
         "rows": measure(),
         "load_after": context.load(),
     }
+    print(context.headline(result), end="\n\n")
     print("| model | seconds a call | of Mask R-CNN | temporaries, MiB |\n|---|---:|---:|---:|")
     for row in result["rows"]:
         print(f"| {row['model']} | {row['seconds']} | {row['ratio']} | {row['temporaries_mib']} |")

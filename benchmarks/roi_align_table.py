@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from rich import box, console, table
 
+from benchmarks import context
+
 _COLUMNS = (
     "implementation",
     "error",
@@ -43,15 +45,11 @@ def show(result: dict) -> None:
 
 
 def _header(result: dict) -> str:
-    versions = ("python", "jax", "jaxlib", "numpy", "torch", "torchvision")
     return "\n".join(
         [
-            f"{result['device']} ({result['platform']}), {result['cpu']} with {result['cores']} cores, "
-            f"{result['date']}, commit {result['commit']}",
-            ", ".join(f"{name} {result[name]}" for name in versions if result[name]),
+            context.headline(result),
             ", ".join(result["platform_version"].split("\n")),
-            f"median of {result['repeats']} timings in ms; "
-            f"load of the machine {result['load_before']} before, {result['load_after']} after",
+            f"median of {result['repeats']} timings in ms",
         ]
     )
 

@@ -2,11 +2,15 @@
 
 Same backbone, norms, frozen stages, image sizes, batch, proposals (2000 a level and 1000 an image in training, 1000 and
 1000 in test), sampled RoIs, candidates of the last suppression and detections as `configs/mask_rcnn.py:r50`. On a GPU:
-channels_last, autocast where jaxseg computes in bfloat16, and cuDNN's own choice of algorithms (`cudnn.benchmark`).
+channels_last, autocast where jaxseg computes in bfloat16, float32 products in TF32 as XLA's, and cuDNN's own choice of
+algorithms (`cudnn.benchmark`). Compiled, torch.compile has the parts with parameters: what lies between them has shapes
+that depend on the data, and stays eager.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks import detector
@@ -39,6 +43,9 @@ class Peer:
       platform: "cpu" or "gpu".
       dtype: "float32", or "bfloat16" for autocast.
       backbone: a ResNet of torchvision, e.g. "resnet50".
+      compiled: by torch.compile. What the compiler raises, `training` and `detection` raise.
+
+    On a GPU the bytes of a contestant are right if no other is made or runs between this and `training` or `detection`.
     """
 
     def __init__(
@@ -50,6 +57,7 @@ class Peer:
         backbone: str,
         classes: int,
         seed: int = 0,
+        compiled: bool = False,
     ):
         self.torch, self.vision = import_torch()
         if platform == "gpu" and not self.torch.cuda.is_available():
@@ -59,13 +67,19 @@ class Peer:
         self.device = "cuda" if platform == "gpu" else "cpu"
         self.torch.manual_seed(seed)
         self.torch.backends.cudnn.benchmark = True
+        if self.device == "cuda":
+            self.torch.set_float32_matmul_precision("high")  # TF32
+        self.others = self.torch.cuda.memory_allocated() if self.device == "cuda" else 0
         self.autocast = dtype != "float32"
         model = _model(self.vision, backbone, scene.images.shape[1:3], classes)
         _damp(self.torch, model)
         model = model.to(self.device)
         if self.device == "cuda":
             model = model.to(memory_format=self.torch.channels_last)
-        self.model = model
+        if compiled:
+            for part in _parts(model):
+                part.compile()
+        self.model, self.compiled = model, compiled
         tensor = self.torch.from_numpy
         self.images = [tensor(i).permute(2, 0, 1).to(self.device) / 255 for i in scene.images]
         self.targets = [
@@ -93,7 +107,7 @@ class Peer:
             last["loss"] = loss.detach()
             return loss
 
-        return Contestant(run, self._wait, lambda: float(last["loss"]), {})
+        return Contestant(run, self._wait, lambda: float(last["loss"]), self._facts(run))
 
     def detection(self, *, candidates: int, detections: int, pasted: bool) -> Contestant:
         """Detections of one batch.
@@ -119,7 +133,7 @@ class Peer:
             detector.filled_slots([len(found["scores"]) for found in last["found"]], detections)
             return float(sum(found["scores"].sum() for found in last["found"]))
 
-        return Contestant(run, self._wait, check, {})
+        return Contestant(run, self._wait, check, self._facts(run))
 
     def _score_of(self, candidates: int) -> float:
         """The score that `candidates` pairs an image reach."""
@@ -135,8 +149,22 @@ class Peer:
         lowest = float(scores.topk(count).values[-1])
         return lowest * (1 - 1e-6)  # the threshold itself does not pass
 
-    def peak_bytes(self) -> int | None:
-        return self.torch.cuda.max_memory_allocated() if self.device == "cuda" else None
+    def _facts(self, run: Callable[[], Any]) -> dict[str, float]:
+        """Seconds of the first call if that compiles; on a GPU, the bytes that two calls take at most.
+
+        The second call has all of the optimizer's state.
+        """
+        facts = {}
+        if self.compiled:
+            start = time.perf_counter()
+            self._wait(run())
+            facts["compile_seconds"] = time.perf_counter() - start
+        if self.device == "cuda":
+            self.torch.cuda.reset_peak_memory_stats()
+            run()
+            self._wait(run())
+            facts["peak_bytes"] = self.torch.cuda.max_memory_allocated() - self.others
+        return facts
 
     def _precision(self):
         return self.torch.autocast(self.device, dtype=self.torch.bfloat16, enabled=self.autocast)
@@ -144,6 +172,18 @@ class Peer:
     def _wait(self, _result: Any) -> None:
         if self.device == "cuda":
             self.torch.cuda.synchronize()
+
+
+def _parts(model: Any) -> list[Any]:
+    heads = model.roi_heads
+    return [
+        model.backbone,
+        model.rpn.head,
+        heads.box_head,
+        heads.box_predictor,
+        heads.mask_head,
+        heads.mask_predictor,
+    ]
 
 
 def _model(vision: Any, backbone: str, size: tuple[int, int], classes: int) -> Any:

@@ -61,7 +61,7 @@ def test_one_that_breaks_costs_its_own_row_alone():
 def test_table():
     measured = dict(seconds=0.5, fastest=0.25, slowest=1.0, check=0.0)
     head = dict.fromkeys(
-        ("device", "platform", "cpu", "cores", "date", "commit", "jax", "torch", "backbone"), "x"
+        ("device", "platform", "cpu", "cores", "driver", "date", "commit", "backbone"), "x"
     )
     result = head | {
         "batch_size": 2,

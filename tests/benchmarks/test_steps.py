@@ -114,14 +114,6 @@ def test_peaks_of_known_devices():
     assert profiling.peak_tflops("cpu", "float32") is None
 
 
-def test_the_largest_operations_and_their_share():
-    lines = profiling.table({f"op{i}": i * profiling.CALLS * 1e-3 for i in range(1, 21)})
-    assert len(lines) == 2 + profiling.TOP + 1
-    assert (
-        lines[2] == f"| `op20` | 20.00 | {20 / 210:.1%} |" and lines[-1] == "| all 20 | 210.00 | |"
-    )
-
-
 def run(name, *arguments):
     command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -146,5 +138,5 @@ def test_profile(tmp_path):
     out = run(
         "inference", "--backbone=r18", "--size=64,64", f"--profile={tmp_path}", "--peak_tflops=1"
     )
-    assert "GFLOPs of convolutions and matrix products" in out and "of 1." in out
+    assert "GFLOPs of convolutions and matrix products" in out and "of 1 (--peak_tflops)." in out
     assert [*tmp_path.rglob("*.xplane.pb")] and out.count("| `") == profiling.TOP
