@@ -2,8 +2,9 @@
 
     python -m benchmarks.input_pipeline --images=DIR/train --annotations=DIR/annotations/instances_train.json
 
-One grain worker prepares batches while this process only receives them; `--workers=0` measures in this process.
-The first batch, with the start of the worker, is timed apart.
+Images are resized until a side fits, and padded; of `--size=800,1344` those that are higher than wide come turned, in
+batches of their own, as in training. One grain worker prepares batches while this process only receives them;
+`--workers=0` measures in this process. The first batch, with the start of the worker, is timed apart.
 """
 
 from __future__ import annotations
@@ -21,24 +22,30 @@ from jaxseg.data import pipeline, sources
 
 _IMAGES = flags.DEFINE_string("images", None, "Folder of images.", required=True)
 _ANNOTATIONS = flags.DEFINE_string("annotations", None, "COCO JSON file.", required=True)
-_SIZE = flags.DEFINE_integer("size", 512, "Both sides of the padded input, in pixels.")
+_SIZE = flags.DEFINE_list("size", ["512", "512"], "Height and width in pixels, or one for both.")
 _BATCH = flags.DEFINE_integer("batch_size", 16, "Images in a batch.")
 _BATCHES = flags.DEFINE_integer("batches", 30, "Timed batches.")
 _WORKERS = flags.DEFINE_integer("workers", 1, "Grain worker processes; 0: in this process.")
 _JSON = flags.DEFINE_string("json", None, "Also write the result to this file.")
 options.writable("json")
+flags.register_validator(
+    "size",
+    lambda v: 1 <= len(v) <= 2 and all(x.isdigit() and int(x) > 0 and int(x) % 32 == 0 for x in v),
+    message="allowed are HEIGHT,WIDTH or one number, multiples of 32",
+)
 
 
 def _config() -> ConfigDict:
     config = common.base()
-    size = _SIZE.value
+    sides = [int(side) for side in _SIZE.value]
+    short, long = min(sides), max(sides)
     config.data.root = os.getcwd()
     config.data.train.images = os.path.abspath(_IMAGES.value)
     config.data.train.annotations = os.path.abspath(_ANNOTATIONS.value)
     config.data.keep_empty = True
-    config.data.buckets = ((size, size),)
-    config.data.resize.short, config.data.resize.max = (size,), size
-    config.data.eval_resize.short, config.data.eval_resize.max = size, size
+    config.data.buckets = tuple(sorted({(short, long), (long, short)}))
+    config.data.resize.short, config.data.resize.max = (short,), long
+    config.data.eval_resize.short, config.data.eval_resize.max = short, long
     config.data.workers = _WORKERS.value
     config.train.batch_size = _BATCH.value
     return config
