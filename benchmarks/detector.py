@@ -113,6 +113,11 @@ def filled_slots(counts: Iterable[int], slots: int) -> None:
 
 def training_macs(config: ConfigDict) -> int:
     """Multiply-adds of a step, gradients included, as `macs` counts them; nothing is computed."""
+    return _total(training_jaxpr(config))
+
+
+def training_jaxpr(config: ConfigDict) -> Any:
+    """Of the loss and its gradient; nothing is computed."""
     model = methods.build(config)
     batch, params, stats = shapes(config, model, config.train.batch_size)
 
@@ -123,7 +128,7 @@ def training_macs(config: ConfigDict) -> int:
         return out[0]
 
     key, step = jax.eval_shape(lambda: (jax.random.key(0), jnp.zeros((), jnp.int32)))
-    return _total(jax.make_jaxpr(jax.grad(loss))(params, stats, batch, key, step))
+    return jax.make_jaxpr(jax.grad(loss))(params, stats, batch, key, step)
 
 
 def shapes(config: ConfigDict, model: Any, images: int) -> tuple[Any, Any, Any]:

@@ -121,13 +121,17 @@ def rows() -> list[dict[str, Any]]:
 
 
 def measure(what: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for each form, on the same logits."""
+    """A row for each form, on the same logits; one whose gradient is not finite has no times."""
     arrays, reached = drawn(what["candidates"], what["positives"], what["logits"])
-    memory, gradients, calls, seconds = {}, {}, {}, {}
+    memory, gradients, calls, seconds, result = {}, {}, {}, {}, []
     for name in _FORMS.value:
         compiled = jax.jit(form(name)).lower(*arrays).compile()
         memory[name] = round(compiled.memory_analysis().temp_size_in_bytes / 2**20, 1)
         gradients[name] = np.asarray(compiled(*arrays)[2], np.float64)
+        if not np.isfinite(gradients[name]).all():
+            result.append({**what, "form": name, "error": "the gradient is not finite"})
+            print(_line(result[-1]), flush=True)
+            continue
         run = functools.partial(compiled, *arrays)
         calls[name] = timing.timed(run, jax.block_until_ready, least=0.1)
         seconds[name] = []
@@ -135,7 +139,6 @@ def measure(what: dict[str, Any]) -> list[dict[str, Any]]:
         for name, call in calls.items():
             seconds[name].append(timing.seconds_a_call(call))
     median = {name: statistics.median(times) for name, times in seconds.items()}
-    result = []
     for name, times in seconds.items():
         row = {**what, "reached": round(reached, 4), "form": name}
         row |= {
@@ -154,6 +157,7 @@ def measure(what: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _line(row: dict[str, Any]) -> str:
     keys = ("candidates", "positives", "logits", "reached", "form", "seconds", "times_faster")
+    row = {"seconds": row.get("error")} | row
     return (
         "| "
         + " | ".join(str(row.get(k, "")) for k in (*keys, "temporaries_mib", "difference"))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import detector, nms, profiling
+from benchmarks import detector, macs, nms, profiling
 from configs import mask_rcnn
 from jaxseg import methods
 
@@ -66,6 +66,19 @@ def test_a_training_step_is_counted_with_its_gradients():
     once = detector._total(jax.make_jaxpr(forward)(params, stats, batch))
     # Twice the forward's for gradients of weights and inputs; frozen layers have none, and the first ones no inputs'.
     assert 2.5 * once < detector.training_macs(config) < 3 * once
+
+
+def names(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name
+        for body in macs._bodies(equation.params):
+            yield from names(body)
+
+
+def test_a_training_step_asks_the_host_for_nothing_but_when_suppression_ends():
+    found = list(names(detector.training_jaxpr(prepared()).jaxpr))
+    assert not [name for name in found if "callback" in name or name in ("infeed", "outfeed")]
+    assert found.count("while") == 1 and found.count("top_k") > 1
 
 
 def test_only_the_last_norm_of_a_block_is_damped():
