@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -83,21 +83,32 @@ def made_scene(config: ConfigDict) -> scene.Scene:
 
 def _rows(method: str, make: Make, make_peer: MakePeer) -> dict[str, Any]:
     """Of `take_turns`, in the order: the method, the baseline, the peer."""
-    values, notes, contestants = flags.FLAGS, {}, {}
+    values, contestants = flags.FLAGS, {}
     for name in dict.fromkeys((method, models.BASELINE)):
         config = config_of(name)
         contestants[name] = make(config, made_scene(config))
     baseline = config_of(models.BASELINE)
-    for name in _peers():
-        try:
-            peer = _peer(baseline, compiled=name == models.COMPILED_PEER)
-            contestants[name] = make_peer(peer, baseline)
-        except torchvision_peer.Unavailable as reason:
-            notes[name] = {"skipped": str(reason)}
-        except Exception as error:  # of torch's compiler, or out of memory: the others are measured
-            notes[name] = {"error": contest.line(error)}
+    peers, absent = made(
+        _peers(), lambda n: make_peer(_peer(baseline, n == models.COMPILED_PEER), baseline)
+    )
+    contestants |= peers
     rows = contest.take_turns(contestants, repeats=values.repeats, least=values.least_seconds)
-    return rows | notes
+    return rows | absent
+
+
+def made(
+    names: Iterable[str], make: Callable[[str], Contestant]
+) -> tuple[dict[str, Contestant], dict[str, dict[str, str]]]:
+    """(those that can be made, the rows of those that cannot)."""
+    contestants, absent = {}, {}
+    for name in names:
+        try:
+            contestants[name] = make(name)
+        except torchvision_peer.Unavailable as reason:
+            absent[name] = {"skipped": str(reason)}
+        except Exception as error:  # of torch's compiler, or out of memory: the others are measured
+            absent[name] = {"error": contest.line(error)}
+    return contestants, absent
 
 
 def _peers() -> list[str]:
@@ -110,7 +121,7 @@ def _peers() -> list[str]:
     return [name for name, wanted in both.items() if wanted]
 
 
-def _peer(config: ConfigDict, *, compiled: bool) -> torchvision_peer.Peer:
+def _peer(config: ConfigDict, compiled: bool) -> torchvision_peer.Peer:
     backbone = models.PEER_BACKBONES.get(flags.FLAGS.backbone)
     if backbone is None:
         raise torchvision_peer.Unavailable(f"it has no Mask R-CNN with {flags.FLAGS.backbone}")

@@ -62,10 +62,10 @@ def headline(result: Mapping[str, object]) -> str:
     )
 
 
-def driver() -> str | None:
+def driver(file: str = "/proc/driver/nvidia/version") -> str | None:
     """The version of NVIDIA's driver; None without one."""
     try:
-        text = pathlib.Path("/proc/driver/nvidia/version").read_text()
+        text = pathlib.Path(file).read_text()
     except OSError:
         return None
     found = re.search(r"\b\d+\.\d+(\.\d+)?\b", text)

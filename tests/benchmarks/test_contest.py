@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import contest, contests, timing
+from benchmarks import contest, contests, timing, torchvision_peer
 from benchmarks.contest import Contestant
 
 
@@ -56,6 +56,22 @@ def test_one_that_breaks_costs_its_own_row_alone():
     programs = {"a": fake("a", []), "b": Contestant(broken, print, lambda: 0.0)}
     rows = contest.take_turns(programs, repeats=1, least=0)
     assert rows["b"] == {"error": "MemoryError: out of memory"} and rows["a"]["ratio"] == 1
+
+
+def test_a_peer_that_cannot_be_made_says_why():
+    def make(name):
+        if name == "absent":
+            raise torchvision_peer.Unavailable("no torch")
+        if name == "compiled":
+            raise RuntimeError("backend='inductor' raised: no compiler\nand much more")
+        return fake(name, [])
+
+    contestants, rows = contests.made(["absent", "plain", "compiled"], make)
+    assert list(contestants) == ["plain"]
+    assert rows == {
+        "absent": {"skipped": "no torch"},
+        "compiled": {"error": "RuntimeError: backend='inductor' raised: no compiler"},
+    }
 
 
 def test_table():
