@@ -34,6 +34,7 @@ def main(
     if argv[1:]:
         raise app.UsageError(f"Not understood: {' '.join(argv[1:])}")
     if flags.FLAGS.profile:
+        print(context.headline(worker.described()), end="\n\n")
         for method in flags.FLAGS.methods:
             config = config_of(method)
             print(profile(method, config, made_scene(config)), flush=True)

@@ -53,9 +53,7 @@ def _operation(event: Any, line: str) -> str | None:
 
 def own_times(spans: Iterable[tuple[float, float, str]]) -> Iterator[tuple[str, float]]:
     """(name, length) of each of the (start, end, name) of a line, without the spans that lie inside of it."""
-    around: list[
-        tuple[float, str, list[float]]
-    ] = []  # (end, name, [own]), each inside of the one before
+    around = []  # (end, name, [own]), each inside of the one before
     for start, end, name in sorted(spans, key=lambda span: (span[0], -span[1])):
         while around and around[-1][0] <= start:
             _, closed, own = around.pop()
