@@ -50,7 +50,7 @@ class Benchmark(NamedTuple):
 
 
 _CPU = (
-    Benchmark("train_step", ["benchmarks.train_step", "--repeats=3"], 3),
+    Benchmark("train_step", ["benchmarks.train_step", "--repeats=3"], 2.5),
     Benchmark("inference", ["benchmarks.inference", "--repeats=3"], 1.5),
     Benchmark(
         "roi_align", ["benchmarks.roi_align", "--implementations=xla,torchvision", "--repeats=5"], 3
