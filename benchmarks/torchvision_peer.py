@@ -93,7 +93,7 @@ class Peer:
 
     def training(self) -> Contestant:
         """Steps of SGD on one batch."""
-        torch, model = self.torch, self.model.train()
+        begin, torch, model = time.perf_counter(), self.torch, self.model.train()
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, weight_decay=1e-4)
         last = {}
@@ -107,7 +107,7 @@ class Peer:
             last["loss"] = loss.detach()
             return loss
 
-        return Contestant(run, self._wait, lambda: float(last["loss"]), self._facts(run))
+        return Contestant(run, self._wait, lambda: float(last["loss"]), self._facts(run, begin))
 
     def detection(self, *, candidates: int, detections: int, pasted: bool) -> Contestant:
         """Detections of one batch.
@@ -118,7 +118,7 @@ class Peer:
           detections: that must be found in an image.
           pasted: with masks of the size of the images.
         """
-        model, last = self.model.eval(), {}
+        begin, model, last = time.perf_counter(), self.model.eval(), {}
         model.roi_heads.detections_per_img = detections
         model.roi_heads.score_thresh = self._score_of(candidates)
         if not pasted:
@@ -133,7 +133,7 @@ class Peer:
             detector.filled_slots([len(found["scores"]) for found in last["found"]], detections)
             return float(sum(found["scores"].sum() for found in last["found"]))
 
-        return Contestant(run, self._wait, check, self._facts(run))
+        return Contestant(run, self._wait, check, self._facts(run, begin))
 
     def _score_of(self, candidates: int) -> float:
         """The score that `candidates` pairs an image reach."""
@@ -149,16 +149,15 @@ class Peer:
         lowest = float(scores.topk(count).values[-1])
         return lowest * (1 - 1e-6)  # the threshold itself does not pass
 
-    def _facts(self, run: Callable[[], Any]) -> dict[str, float]:
-        """Seconds of the first call if that compiles; on a GPU, the bytes that two calls take at most.
+    def _facts(self, run: Callable[[], Any], begin: float) -> dict[str, float]:
+        """Seconds from `begin` to the end of the first call, if that compiles; on a GPU, the bytes of two calls at most.
 
         The second call has all of the optimizer's state.
         """
         facts = {}
         if self.compiled:
-            start = time.perf_counter()
             self._wait(run())
-            facts["compile_seconds"] = time.perf_counter() - start
+            facts["compile_seconds"] = time.perf_counter() - begin
         if self.device == "cuda":
             self.torch.cuda.reset_peak_memory_stats()
             run()
