@@ -150,7 +150,7 @@ class Peer:
         return lowest * (1 - 1e-6)  # the threshold itself does not pass
 
     def _facts(self, run: Callable[[], Any], begin: float) -> dict[str, float]:
-        """Seconds from `begin` to the end of the first call, if that compiles; on a GPU, the bytes of two calls at most.
+        """Seconds from `begin` to the end of the first call, if that compiles; on a GPU, the most bytes of two calls.
 
         The second call has all of the optimizer's state.
         """
