@@ -26,10 +26,10 @@ import tempfile
 import jax
 from absl import app, flags
 
-from benchmarks import context, options, roi_align_measure, roi_align_table
+from benchmarks import context, options, roi_align_measure, roi_align_table, worker
 from benchmarks.journal import Journal, supervise
 from benchmarks.roi_align_measure import BASELINES, NAMES
-from pallas_kernels.roi_align.arg_specs import ARG_SPECS, PRODUCTION, SMALL
+from pallas_kernels.roi_align.arg_specs import ARG_SPECS, MASK_RCNN, PRODUCTION, SMALL
 
 _SPECS = flags.DEFINE_list(
     "specs", None, "Names of shapes; default: those made for a CPU on a CPU, else the full ones."
@@ -56,7 +56,9 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "journal")
         command = [sys.executable, "-m", "benchmarks.roi_align", *sys.argv[1:]]
-        journal = supervise([*command, f"--journal={path}"], path, stall_seconds=_STALL.value)
+        command.append(f"--journal={path}")
+        environment = worker.environment()
+        journal = supervise(command, path, stall_seconds=_STALL.value, env=environment)
     if "context" not in journal.rows:
         sys.exit(f"Nothing was measured: {journal.unfinished}.")
     result = to_result(journal)
@@ -68,12 +70,10 @@ def main(argv: list[str]) -> int:
 
 def work(journal: Journal) -> None:
     """Measures what the journal lacks."""
-    # Memory as it is needed, so that torch finds some too.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     device = jax.devices()[0]
     if "context" not in journal.rows:
         journal.end("context", _context(device))
-    default = SMALL if device.platform == "cpu" else PRODUCTION
+    default = {**MASK_RCNN, **SMALL} if device.platform == "cpu" else PRODUCTION
     for name in _SPECS.value or default:
         roi_align_measure.measure(
             journal,

@@ -130,4 +130,15 @@ def _named(suffix: str, **sizes) -> Mapping[str, ArgSpec]:
 PRODUCTION = _named("", batch=16, image=(800, 1344))  # COCO training on one large accelerator
 SMALL = _named("_small", batch=1, image=(800, 1216))  # one image, for a CPU
 TINY = _named("_tiny", batch=2, image=(128, 192), rois=8, channels=128)  # for interpreters
-ARG_SPECS: Mapping[str, ArgSpec] = {**PRODUCTION, **SMALL, **TINY}
+# Mask R-CNN in float32, training with two images and detection in one: what a CPU computes.
+MASK_RCNN: Mapping[str, ArgSpec] = {
+    f"{call}_{image[0]}": ArgSpec(*of_call, dtype=jnp.dtype(jnp.float32))
+    for image in ((512, 512), (800, 1344))
+    for call, of_call in {
+        "train_box": (2, image, 512, (7, 7)),
+        "train_mask": (2, image, 128, (14, 14)),
+        "test_box": (1, image, 1000, (7, 7)),
+        "test_mask": (1, image, 100, (14, 14)),
+    }.items()
+}
+ARG_SPECS: Mapping[str, ArgSpec] = {**PRODUCTION, **SMALL, **TINY, **MASK_RCNN}

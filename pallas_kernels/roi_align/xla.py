@@ -1,7 +1,9 @@
 """RoIAlign in plain jax.numpy: a fused gather forward, one float32 scatter-add backward.
 
 Runs on every platform and is the reference for the kernels. The levels of an image are laid one behind the other in a
-flat (cells, C) buffer, so one gather serves RoIs of all levels.
+flat (cells, C) buffer, so one gather serves RoIs of all levels. On CPUs a few RoIs are taken at a time, of all images one
+after the other: what lies between gather and sum then stays in cache. Accelerators fuse the whole forward into one kernel
+and want it undivided. Both add in the same order.
 """
 
 from __future__ import annotations
@@ -15,9 +17,8 @@ import numpy as np
 from pallas_kernels.roi_align.grid import Grid, Spec
 from pallas_kernels.roi_align.operator import Implementation
 
-# On CPUs the forward's intermediates should stay in cache: kernels for 32 RoIs at a time ran several times faster
-# than for all at once. Accelerators fuse the whole forward into one kernel and want it undivided.
-_CPU_CHUNK = 32
+# Of a chunk of RoIs on a CPU: five RoIs of 7 x 7 bins or one of 14 x 14, about 1 MB of samples with 256 channels.
+_CPU_SAMPLES = 1000
 
 
 def _wide(x: jax.Array) -> jax.Array:
@@ -36,19 +37,25 @@ def _neighbours(position: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.stack([low, jnp.ceil(position)], -1).astype(jnp.int32), weights
 
 
-def _flat_neighbours(grid: Grid, spec: Spec):
-    """Flat index of each row's first cell, columns within a row, and the weights of both: (..., n, 2) each."""
+def _flat_neighbours(grid: Grid, first, spec: Spec):
+    """Flat index of each row's first cell, columns within a row, and the weights of both: (..., n, 2) each.
+
+    `first` (...): the index of the image's first cell.
+    """
     heights, widths = (np.array(v, np.int32) for v in zip(*spec.shapes, strict=True))
     bases = np.concatenate([[0], np.cumsum(heights * widths)[:-1]]).astype(np.int32)
-    base, width = (jnp.asarray(table)[grid.level][..., None, None] for table in (bases, widths))
+    base, width = (jnp.asarray(table)[grid.level] for table in (bases, widths))
+    base, width = (x[..., None, None] for x in (base + first, width))
     row, row_weight = _neighbours(grid.rows)
     column, column_weight = _neighbours(grid.columns)
     return row * width + base, row_weight, column, column_weight
 
 
-def _samples(flat: jax.Array, grid: Grid, weights: jax.Array | None, spec: Spec) -> jax.Array:
+def _samples(
+    flat: jax.Array, first, grid: Grid, weights: jax.Array | None, spec: Spec
+) -> jax.Array:
     """One RoI: (cells, C) -> the weighted bilinear samples (h * samples, w * samples, C), at least float32."""
-    row, row_weight, column, column_weight = _flat_neighbours(grid, spec)
+    row, row_weight, column, column_weight = _flat_neighbours(grid, first, spec)
     total = 0.0
     for dy in range(2):
         for dx in range(2):
@@ -60,54 +67,79 @@ def _samples(flat: jax.Array, grid: Grid, weights: jax.Array | None, spec: Spec)
     return total
 
 
-def _pool(flat: jax.Array, grid: Grid, weights: jax.Array | None, spec: Spec) -> jax.Array:
+def _pool(flat: jax.Array, first, grid: Grid, weights: jax.Array | None, spec: Spec) -> jax.Array:
     """One RoI -> (h, w, C): the mean over the samples of each bin."""
-    samples = _samples(flat, grid, weights, spec)
+    samples = _samples(flat, first, grid, weights, spec)
     (h, w), s = spec.output_size, spec.samples
     pooled = samples.reshape(h, s, w, s, -1).sum((1, 3)) * grid.mean.astype(samples.dtype)
     return pooled.astype(spec.dtype)
 
 
-def _each_roi(function, *per_roi):
-    """`function` of every RoI of one image."""
-    return jax.lax.platform_dependent(
-        *per_roi,
-        cpu=lambda *a: jax.lax.map(lambda x: function(*x), a, batch_size=_CPU_CHUNK),
-        default=jax.vmap(function),
-    )
+def _each_roi(function, features, per_roi, spec: Spec) -> jax.Array:
+    """`function(flat, index of the image's first cell, *per_roi)` of every RoI: (B, R, ...)."""
+    flat = jnp.concatenate([f.reshape(f.shape[0], -1, f.shape[-1]) for f in features], axis=1)
+    images, cells, _ = flat.shape
+
+    def undivided(flat, *per_roi):
+        of_image = jax.vmap(function, (None, None, *(0 for _ in per_roi)))
+        return jax.vmap(of_image, (0, None, *(0 for _ in per_roi)))(flat, 0, *per_roi)
+
+    def in_chunks(flat, *per_roi):
+        flat = flat.reshape(images * cells, -1)
+        one = lambda roi: function(flat, *roi)  # noqa: E731
+        out = jax.lax.map(one, _listed(per_roi, cells), batch_size=_chunk(spec))
+        return out.reshape(images, spec.rois, *out.shape[1:])
+
+    return jax.lax.platform_dependent(flat, *per_roi, cpu=in_chunks, default=undivided)
 
 
-def _flatten(features) -> jax.Array:
-    return jnp.concatenate([f.reshape(f.shape[0], -1, f.shape[-1]) for f in features], axis=1)
+def _chunk(spec: Spec) -> int:
+    """RoIs that a CPU takes at a time."""
+    h, w = spec.output_size
+    return max(1, _CPU_SAMPLES // (h * w * spec.samples**2))
+
+
+def _listed(per_roi, cells: int):
+    """(B, R, ...) arrays -> the index of the first cell of its image, and all of them, for each of B * R RoIs."""
+    images, rois = jax.tree.leaves(per_roi)[0].shape[:2]
+    first = jnp.repeat(jnp.arange(images, dtype=jnp.int32) * cells, rois)
+    flat = lambda x: x.reshape(images * rois, *x.shape[2:])  # noqa: E731
+    return first, *jax.tree.map(flat, per_roi)
 
 
 def forward(features, grid: Grid, weights: jax.Array | None, spec: Spec) -> jax.Array:
     """(B, R, h, w, C)."""
-
-    def image(flat, grid, weights):
-        return _each_roi(lambda g, p: _pool(flat, g, p, spec), grid, weights)
-
-    return jax.vmap(image)(_flatten(features), grid, weights)
+    return _each_roi(functools.partial(_pool, spec=spec), features, (grid, weights), spec)
 
 
 def d_weights(features, d_out: jax.Array, grid: Grid, spec: Spec) -> jax.Array:
     """(B, R, h * samples, w * samples): the product of each sample with the cotangent of its bin."""
 
-    def roi(flat, grid, d_out):
+    def roi(flat, first, grid, d_out):
         spread = jnp.repeat(jnp.repeat(_wide(d_out), spec.samples, 0), spec.samples, 1)
-        return (_samples(flat, grid, None, spec) * spread).sum(-1) * grid.mean.astype(spread.dtype)
+        samples = _samples(flat, first, grid, None, spec)
+        return (samples * spread).sum(-1) * grid.mean.astype(spread.dtype)
 
-    def image(flat, grid, d_out):
-        return _each_roi(lambda g, d: roi(flat, g, d), grid, d_out)
-
-    return jax.vmap(image)(_flatten(features), grid, d_out)
+    return _each_roi(roi, features, (grid, d_out), spec)
 
 
 def d_features(d_out: jax.Array, grid: Grid, weights: jax.Array | None, spec: Spec):
-    """The gradient of each level, summed at least in float32 by one scatter-add an image."""
+    """The gradient of each level, summed at least in float32 by scatter-adds: one an image, or one a chunk of RoIs."""
     sizes = [h * w for h, w in spec.shapes]
-    scatter = functools.partial(_scatter_image, cells=sum(sizes), spec=spec)
-    flat = jax.vmap(scatter)(d_out, grid, weights).astype(spec.dtype)
+    add = functools.partial(_add, spec=spec)
+    zeros = jnp.zeros((len(d_out), sum(sizes), d_out.shape[-1]), _wide(d_out).dtype)
+
+    def undivided(zeros, *per_roi):
+        return jax.vmap(add, (0, None, *(0 for _ in per_roi)))(zeros, 0, *per_roi)
+
+    def in_chunks(zeros, *per_roi):
+        flat = zeros.reshape(-1, zeros.shape[-1])
+        flat = _add_in_chunks(add, flat, _listed(per_roi, sum(sizes)), _chunk(spec))
+        return flat.reshape(zeros.shape)
+
+    flat = jax.lax.platform_dependent(
+        zeros, d_out, grid, weights, cpu=in_chunks, default=undivided
+    ).astype(spec.dtype)
     parts = jnp.split(flat, np.cumsum(sizes)[:-1], axis=1)
     return tuple(
         part.reshape(part.shape[0], h, w, -1)
@@ -115,11 +147,20 @@ def d_features(d_out: jax.Array, grid: Grid, weights: jax.Array | None, spec: Sp
     )
 
 
-def _scatter_image(d_out, grid: Grid, weights, *, cells: int, spec: Spec) -> jax.Array:
-    """(R, h, w, C) -> (cells, C)."""
+def _add_in_chunks(add, total: jax.Array, rois, size: int) -> jax.Array:
+    """`add(total, *rois)`, so many RoIs at a time."""
+    count = len(rois[0])
+    whole = count - count % size
+    chunks = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), rois)
+    total, _ = jax.lax.scan(lambda total, chunk: (add(total, *chunk), None), total, chunks)
+    return add(total, *jax.tree.map(lambda x: x[whole:], rois)) if count > whole else total
+
+
+def _add(total: jax.Array, first, d_out, grid: Grid, weights, *, spec: Spec) -> jax.Array:
+    """(cells, C), and (R, h, w, C) -> (cells, C)."""
     s, d_out = spec.samples, _wide(d_out)
-    row, row_weight, column, column_weight = _flat_neighbours(grid, spec)
-    # One update a sample and corner, (R, h*s, 2, w*s, 2) of C numbers each; XLA fuses them into the scatter.
+    row, row_weight, column, column_weight = _flat_neighbours(grid, first, spec)
+    # One update a sample and corner, (R, h*s, 2, w*s, 2) of C numbers each.
     index = row[:, :, :, None, None] + column[:, None, None]
     row_weight *= grid.mean[:, None, None].astype(row_weight.dtype)
     weight = row_weight[:, :, :, None, None] * column_weight[:, None, None]
@@ -127,9 +168,8 @@ def _scatter_image(d_out, grid: Grid, weights, *, cells: int, spec: Spec) -> jax
         weight *= weights[:, :, None, :, None].astype(weight.dtype)
     spread = jnp.repeat(jnp.repeat(d_out, s, 1), s, 2)
     updates = spread[:, :, None, :, None, :] * weight[..., None].astype(spread.dtype)
-    zeros = jnp.zeros((cells, d_out.shape[-1]), d_out.dtype)
-    return zeros.at[index.reshape(-1)].add(
-        updates.reshape(-1, zeros.shape[-1]), mode="promise_in_bounds"
+    return total.at[index.reshape(-1)].add(
+        updates.reshape(-1, total.shape[-1]), mode="promise_in_bounds"
     )
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from pallas_kernels.roi_align import xla
+from pallas_kernels.roi_align.arg_specs import TINY
 from tests.pallas_kernels import cases
 from tests.pallas_kernels.checks import OracleChecks, assert_close
 from tests.pallas_kernels.composition_checks import CompositionChecks
@@ -116,3 +118,29 @@ def test_padding_of_the_canvas_does_not_matter():
     for gradient, stride in zip(out.d_features, (4, 8), strict=True):
         assert gradient.any()
         assert not gradient[:, 32 // stride :].any() and not gradient[:, :, 32 // stride :].any()
+
+
+def gradients(shapes, args):
+    call = lambda features: shapes.call(args._replace(features=features), "xla")  # noqa: E731
+    out, pull = jax.vjp(call, args.features)
+    return out, pull(args.d_out)
+
+
+def test_a_cpu_never_holds_the_updates_of_all_rois():
+    shapes = TINY["box_7x7_fp32_tiny"]._replace(rois=512)
+    args = shapes.shape_structs()
+    with jax.default_device(jax.devices("cpu")[0]):
+        program = jax.jit(lambda args: gradients(shapes, args)).lower(args).compile()
+    updates = args.d_out.size * 4 * 4 * 4  # a bin has four samples of four corners, in float32
+    assert program.memory_analysis().temp_size_in_bytes < updates / 4
+
+
+@pytest.mark.parametrize("rois", [7, 0])
+def test_chunks_give_the_same_bits_as_all_at_once(rois, monkeypatch):
+    shapes = TINY["box_7x7_fp32_tiny"]._replace(rois=rois, channels=2)
+    args = shapes.random_args()
+    assert 2 * rois % xla._chunk(shapes.spec) or not rois  # some are left over
+    chunked = jax.jit(lambda args: gradients(shapes, args))(args)
+    monkeypatch.setattr(xla, "_CPU_SAMPLES", 10**6)
+    undivided = jax.jit(lambda args: gradients(shapes, args))(args)
+    jax.tree.map(np.testing.assert_array_equal, chunked, undivided)
