@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import gc
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -67,19 +66,19 @@ def work(journal: Journal, make: Make, make_peer: MakePeer) -> None:
 def config_of(method: str) -> ConfigDict:
     """The config that is measured: of the method and the flags."""
     values = flags.FLAGS
-    changes = dict(item.split("=", 1) for item in values.set)
     return detector.prepared(
         models.METHODS[method](values.backbone),
         size=models.image_size(),
         batch=values.batch_size,
         dtype=values.dtype,
-        **{key.replace(".", "__"): _value(text) for key, text in changes.items()},
+        **models.changes(),
     )
 
 
 def made_scene(config: ConfigDict) -> scene.Scene:
-    values = flags.FLAGS
-    return scene.make(values.batch_size, models.image_size(), config.model.num_classes, values.seed)
+    return scene.make(
+        config.train.batch_size, models.image_size(), config.model.num_classes, flags.FLAGS.seed
+    )
 
 
 def _rows(method: str, make: Make, make_peer: MakePeer) -> dict[str, Any]:
@@ -174,10 +173,3 @@ def _line_of(name: str, who: str, row: dict[str, Any], images: int) -> str:
         f"| {name} | {who} | {row['seconds'] * 1e3:,.1f} | {row['fastest'] * 1e3:,.1f} to {row['slowest'] * 1e3:,.1f} "
         f"| {images / row['seconds']:.2f} | {ratio} | {compiled} | {memory} |"
     )
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text

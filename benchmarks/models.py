@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 
 from absl import flags
@@ -32,7 +33,7 @@ COMPILED_PEER = "torchvision, compiled"
 PEER_BACKBONES = {"r50": "resnet50", "r101": "resnet101", "r18": "resnet18"}
 
 
-def define_flags(*, size: tuple[int, int], batch_size: int) -> None:
+def define_flags(*, size: tuple[int, int], batch_size: int, peer: bool = True) -> None:
     """The flags, with what is made for a CPU as defaults."""
     flags.DEFINE_list("methods", [BASELINE], "What to measure: " + ", ".join(METHODS) + ".")
     flags.DEFINE_enum("backbone", "r50", backbones.NAMES, "The backbone.")
@@ -41,8 +42,9 @@ def define_flags(*, size: tuple[int, int], batch_size: int) -> None:
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Compute dtype.")
     flags.DEFINE_integer("repeats", 5, "Timings of each.", lower_bound=1)
     flags.DEFINE_float("least_seconds", 1.0, "Of a timing.", lower_bound=0)
-    flags.DEFINE_bool("peer", True, "Also torchvision, where it is installed.")
-    flags.DEFINE_bool("compiled_peer", None, "Also torch.compile's; default: on a GPU.")
+    if peer:
+        flags.DEFINE_bool("peer", True, "Also torchvision, where it is installed.")
+        flags.DEFINE_bool("compiled_peer", None, "Also torch.compile's; default: on a GPU.")
     flags.DEFINE_list("set", [], "KEY=VALUE of the config, for every method: values are Python's.")
     flags.DEFINE_integer("seed", 0, "Of the random images and weights.")
     flags.DEFINE_string("json", None, "Also write the result to this file.")
@@ -64,6 +66,19 @@ def flag_values() -> dict[str, object]:
     """What was measured, as it is written beside the numbers."""
     names = ("methods", "backbone", "size", "batch_size", "dtype", "repeats", "seed", "set")
     return {name: flags.FLAGS[name].value for name in names}
+
+
+def changes() -> dict[str, object]:
+    """Those of `--set`, for `detector.prepared`."""
+    pairs = dict(item.split("=", 1) for item in flags.FLAGS.set)
+    return {key.replace(".", "__"): _value(text) for key, text in pairs.items()}
+
+
+def _value(text: str) -> object:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def image_size() -> tuple[int, int]:

@@ -24,3 +24,12 @@ def writable(name: str) -> None:
         lambda v: v is None or os.access(os.path.dirname(os.path.abspath(v)), os.W_OK),
         message="its folder must exist and be writable",
     )
+
+
+def counts(name: str) -> None:
+    """The list flag `name` takes different whole numbers from 1."""
+    flags.register_validator(
+        name,
+        lambda v: bool(v) and len({*v}) == len(v) and all(x.isdigit() and int(x) > 0 for x in v),
+        message="give whole numbers from 1, each once",
+    )
