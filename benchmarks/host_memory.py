@@ -59,6 +59,7 @@ TINY = {
     "model.test.max_detections": 20,
     "eval.max_detections": 20,
     "optim.lr": 0.005,
+    "train.batch_size": 1,
     "train.eval_every": 500,
     "train.save_every": 250,
 }

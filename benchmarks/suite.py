@@ -49,14 +49,24 @@ class Benchmark(NamedTuple):
     json: bool = True
 
 
+_DATA = ("cv2", "pycocotools", "grain", "tensorboardX", "faster_coco_eval", "rich")
 _CPU = (
     Benchmark("train_step", ["benchmarks.train_step", "--repeats=3"], 2.5),
     Benchmark("inference", ["benchmarks.inference", "--repeats=3"], 1.5),
     Benchmark(
-        "roi_align", ["benchmarks.roi_align", "--implementations=xla,torchvision", "--repeats=5"], 3
+        "roi_align",
+        [
+            "benchmarks.roi_align",
+            "--specs=train_box_512,train_mask_512,train_box_800,train_mask_800,test_box_800",
+            "--implementations=xla,torchvision",
+            "--repeats=5",
+        ],
+        3,
     ),
     Benchmark("nms", ["benchmarks.nms"], 3),
     Benchmark("rank_sort", ["benchmarks.rank_sort"], 4),
+    Benchmark("scaling", ["benchmarks.scaling"], 10),
+    Benchmark("host_memory", ["benchmarks.host_memory"], 15, _DATA),
 )
 _GPU_SIZE = ("--size=800,1344", "--batch_size=16", "--dtype=bfloat16")
 _GPU = (
@@ -93,6 +103,18 @@ _GPU = (
     ),
     Benchmark("nms", ["benchmarks.nms"], 2),
     Benchmark("rank_sort", ["benchmarks.rank_sort"], 3),
+    Benchmark(
+        "scaling",
+        [
+            "benchmarks.scaling",
+            "--nosmall",
+            "--size=800,1344",
+            "--batch_size=4",
+            "--dtype=bfloat16",
+        ],
+        30,
+    ),
+    Benchmark("host_memory", ["benchmarks.host_memory"], 10, _DATA),
 )
 BENCHMARKS = {"cpu": _CPU, "gpu": _GPU}
 # What every part of a model's step imports, and jaxseg's data and evaluation do not.

@@ -1,9 +1,9 @@
 """RoIAlign in plain jax.numpy: a fused gather forward, one float32 scatter-add backward.
 
 Runs on every platform and is the reference for the kernels. The levels of an image are laid one behind the other in a
-flat (cells, C) buffer, so one gather serves RoIs of all levels. On CPUs a few RoIs are taken at a time, of all images one
-after the other: what lies between gather and sum then stays in cache. Accelerators fuse the whole forward into one kernel
-and want it undivided. Both add in the same order.
+flat (cells, C) buffer, so one gather serves RoIs of all levels. On CPUs a few RoIs are taken at a time, of all images
+one after the other: what lies between gather and sum then stays in cache. Accelerators fuse the whole forward into one
+kernel and want it undivided. Both add in the same order.
 """
 
 from __future__ import annotations
