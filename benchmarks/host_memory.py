@@ -110,8 +110,8 @@ def samples(folder: pathlib.Path) -> Iterator[dict[str, int]]:
                     yield {"step": step, **_held(process.pid)}
                 if end and time.monotonic() > end:
                     process.send_signal(signal.SIGTERM)  # it saves and ends
-                    process.wait()
-                time.sleep(0.02)
+                    process.wait(timeout=300)
+                time.sleep(0.1)
         finally:
             if process.poll() is None:
                 process.kill()
