@@ -5,8 +5,9 @@
 
 The run is a real one, in a process of its own: grain workers that decode and augment, steps, log lines, TensorBoard
 events, saves, validations with AP. This process reads from /proc (Linux) at each line of the log what the run and the
-processes it started hold: resident memory, open files and threads. `bytes a step` is the slope of a line through what
-was measured after `--warm_up` steps.
+processes it started hold: memory, open files and threads. Memory is what they allocated; `resident` has the pages of
+files on top, which the system takes away when it likes. The change a step is the median slope over all pairs of samples
+after `--warm_up` steps (Theil 1950, Sen 1968): one sample that falls into a validation does not matter.
 """
 
 from __future__ import annotations
@@ -132,8 +133,9 @@ def _command(work: pathlib.Path) -> list[str]:
 def _held(pid: int) -> dict[str, int]:
     main, workers = processes.held(pid), processes.descendants(pid)
     return {
-        "main_bytes": main.resident,
-        "worker_bytes": sum(processes.held(worker).resident for worker in workers),
+        "main_bytes": main.anonymous,
+        "worker_bytes": sum(processes.held(worker).anonymous for worker in workers),
+        "main_resident_bytes": main.resident,
         "open_files": main.open_files,
         "threads": main.threads,
     }

@@ -6,20 +6,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from benchmarks import plots
 
-KINDS = ("main_bytes", "worker_bytes", "open_files", "threads")
+KINDS = ("main_bytes", "worker_bytes", "main_resident_bytes", "open_files", "threads")
 _NAMES = {
     "main_bytes": "training process, MiB",
     "worker_bytes": "its workers, MiB",
+    "main_resident_bytes": "training process, resident, MiB",
     "open_files": "open files",
     "threads": "threads",
 }
 
 
 def fits(of_samples: Mapping[str, Sequence[int]], warm_up: int) -> dict[str, dict[str, Any]]:
-    """By kind, after the warm-up: first and last value, smallest and largest, and the slope a step; none of two."""
+    """By kind, after the warm-up: first and last value, smallest and largest, and the median slope a step; of three samples or more."""
     steps = np.asarray(of_samples["step"])
     later = steps > warm_up
     if later.sum() < 3:
@@ -27,7 +29,7 @@ def fits(of_samples: Mapping[str, Sequence[int]], warm_up: int) -> dict[str, dic
     result = {}
     for kind in KINDS:
         values = np.asarray(of_samples[kind], float)[later]
-        slope, _ = np.polyfit(steps[later], values, 1)
+        slope = stats.theilslopes(values, steps[later])[0]
         result[kind] = {
             "first": values[0],
             "last": values[-1],
@@ -72,6 +74,6 @@ def draw(path: str, result: dict[str, Any]) -> None:
             if kind in result["fits"]:
                 title += f": {result['fits'][kind]['slope_per_step']:,.0f} bytes a step"
                 panel.axvline(result["warm_up"], color="black", linewidth=0.8, linestyle=":")
-            panel.set(title=title, xlabel="step", ylabel="resident, MiB")
+            panel.set(title=title, xlabel="step", ylabel="MiB")
             panel.set(xlim=(0, steps[-1]))
             panel.set_ylim(bottom=0)

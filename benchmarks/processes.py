@@ -13,7 +13,8 @@ _PROC = pathlib.Path("/proc")
 class Held(NamedTuple):
     """By one process; zeros if it has ended."""
 
-    resident: int  # bytes in memory, shared ones included
+    resident: int  # bytes in memory, those of files and shared ones included
+    anonymous: int  # bytes of it that are no file's: what it allocated
     open_files: int
     threads: int
 
@@ -23,16 +24,24 @@ def held(pid: int) -> Held:
         status = (_PROC / str(pid) / "status").read_text()
         files = len(os.listdir(_PROC / str(pid) / "fd"))
     except OSError:
-        return Held(0, 0, 0)
+        return Held(0, 0, 0, 0)
     numbers = dict(line.split(":", 1) for line in status.splitlines())
-    kilobytes = int(numbers.get("VmRSS", "0 kB").split()[0])
-    return Held(1024 * kilobytes, files, int(numbers["Threads"]))
+    sizes = (numbers.get(name, "0 kB").split()[0] for name in ("VmRSS", "RssAnon"))
+    return Held(*(1024 * int(size) for size in sizes), files, int(numbers["Threads"]))
 
 
 def descendants(pid: int) -> list[int]:
-    """Its children, and theirs."""
-    found = []
+    """Its children, and theirs; not those that have yet to start their program: their memory is their parent's."""
+    found, own = [], _command_line(pid)
     for task in _PROC.glob(f"{pid}/task/*/children"):
         with contextlib.suppress(OSError):  # ended meanwhile
             found += map(int, task.read_text().split())
+    found = [child for child in found if _command_line(child) != own]
     return [*found, *(x for child in found for x in descendants(child))]
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return (_PROC / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return b""

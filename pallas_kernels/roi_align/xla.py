@@ -127,7 +127,8 @@ def d_features(d_out: jax.Array, grid: Grid, weights: jax.Array | None, spec: Sp
     """The gradient of each level, summed at least in float32 by scatter-adds: one an image, or one a chunk of RoIs."""
     sizes = [h * w for h, w in spec.shapes]
     add = functools.partial(_add, spec=spec)
-    zeros = jnp.zeros((len(d_out), sum(sizes), d_out.shape[-1]), _wide(d_out).dtype)
+    # Like d_out: inside a shard_map, they vary over the mesh as what is added does.
+    zeros = jnp.zeros_like(_wide(d_out), shape=(len(d_out), sum(sizes), d_out.shape[-1]))
 
     def undivided(zeros, *per_roi):
         return jax.vmap(add, (0, None, *(0 for _ in per_roi)))(zeros, 0, *per_roi)

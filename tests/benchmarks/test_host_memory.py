@@ -24,9 +24,10 @@ def test_memory_files_and_children_are_seen():
         child, grandchild = outer.pid, processes.descendants(outer.pid)
         assert child in processes.descendants(os.getpid()) and len(grandchild) == 1
         held = processes.held(grandchild[0])
-        assert 64 << 20 < held.resident < 128 << 20 and held.threads == 1 and held.open_files >= 3
+        assert 64 << 20 < held.anonymous < held.resident < 128 << 20
+        assert held.threads == 1 and held.open_files >= 3
         outer.communicate(b"\n")
-    assert processes.held(child) == (0, 0, 0) and processes.descendants(child) == []
+    assert processes.held(child) == (0, 0, 0, 0) and processes.descendants(child) == []
 
 
 def samples(leak):
@@ -34,10 +35,10 @@ def samples(leak):
     noise = np.random.default_rng(0).integers(-(1 << 18), 1 << 18, steps.shape)
     start = (1 << 28) * (1 - np.exp(-steps / 300))  # caches that fill
     main = (start + noise + leak * steps).astype(int)
+    main[-1] //= 2  # a sample that falls into the end
     flat = np.full(steps.shape, 7)
-    return {"step": steps, "main_bytes": main, "worker_bytes": main // 2} | {
-        kind: flat for kind in ("open_files", "threads")
-    }
+    memory = {"main_bytes": main, "worker_bytes": main // 2, "main_resident_bytes": 2 * main}
+    return {"step": steps, **memory, "open_files": flat, "threads": flat}
 
 
 @pytest.mark.parametrize("leak", [0, 1000])
