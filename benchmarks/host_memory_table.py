@@ -21,7 +21,10 @@ _NAMES = {
 
 
 def fits(of_samples: Mapping[str, Sequence[int]], warm_up: int) -> dict[str, dict[str, Any]]:
-    """By kind, after the warm-up: first and last value, smallest and largest, and the median slope a step; of three samples or more."""
+    """By kind, of the samples after the warm-up: first, last, smallest and largest value, and the median slope a step.
+
+    Nothing of fewer than three samples.
+    """
     steps = np.asarray(of_samples["step"])
     later = steps > warm_up
     if later.sum() < 3:
