@@ -6,8 +6,8 @@
 The run is a real one, in a process of its own: grain workers that decode and augment, steps, log lines, TensorBoard
 events, saves, validations with AP. This process reads from /proc (Linux) at each line of the log what the run and the
 processes it started hold: memory, open files and threads. Memory is what they allocated; `resident` has the pages of
-files on top, which the system takes away when it likes. The change a step is the median slope over all pairs of samples
-after `--warm_up` steps (Theil 1950, Sen 1968): one sample that falls into a validation does not matter.
+files on top, which the system takes away when it likes. The change a step is a median of slopes after `--warm_up`
+steps, which neither a sample that falls into a validation nor memory given back all at once moves.
 """
 
 from __future__ import annotations

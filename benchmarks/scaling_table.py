@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from benchmarks import context, lines, plots
 from benchmarks.journal import Journal
 
@@ -111,6 +113,8 @@ def _axis(name: str) -> str:
 
 
 def _draw_sweep(panel: Any, name: str, sweep: dict[str, Any], color: Any) -> None:
+    from matplotlib import ticker
+
     points = measured(sweep)
     counts = [row["count"] for row in points]
     low, high = ([1e3 * row[key] for row in points] for key in ("fastest", "slowest"))
@@ -123,7 +127,10 @@ def _draw_sweep(panel: Any, name: str, sweep: dict[str, Any], color: Any) -> Non
     if sweep["line"]:
         line = lines.Line(**sweep["line"])
         label += f": {1e3 * line.intercept:,.3g} + {1e3 * line.slope:,.3g} n, within {line.departure:.0%}"
-        panel.plot(counts, 1e3 * line.at(counts), "--", color=color, linewidth=1)
+        dense = np.geomspace(counts[0], counts[-1], 100)
+        panel.plot(dense, 1e3 * line.at(dense), "--", color=color, linewidth=1)
     panel.plot([], [], "o--", color=color, linewidth=1, markersize=5, label=label)
     panel.set_xticks(counts, [str(n) for n in counts])
+    panel.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    panel.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
     panel.minorticks_off()

@@ -35,6 +35,7 @@ def samples(leak):
     noise = np.random.default_rng(0).integers(-(1 << 18), 1 << 18, steps.shape)
     start = (1 << 28) * (1 - np.exp(-steps / 300))  # caches that fill
     main = (start + noise + leak * steps).astype(int)
+    main[120:] -= 1 << 27  # given back all at once
     main[-1] //= 2  # a sample that falls into the end
     flat = np.full(steps.shape, 7)
     memory = {"main_bytes": main, "worker_bytes": main // 2, "main_resident_bytes": 2 * main}

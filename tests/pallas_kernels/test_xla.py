@@ -136,11 +136,11 @@ def test_a_cpu_never_holds_the_updates_of_all_rois():
 
 
 @pytest.mark.parametrize("rois", [7, 0])
-def test_chunks_give_the_same_bits_as_all_at_once(rois, monkeypatch):
+def test_chunks_give_what_all_at_once_gives(rois, monkeypatch):
     shapes = TINY["box_7x7_fp32_tiny"]._replace(rois=rois, channels=2)
     args = shapes.random_args()
     assert 2 * rois % xla._chunk(shapes.spec) or not rois  # some are left over
     chunked = jax.jit(lambda args: gradients(shapes, args))(args)
     monkeypatch.setattr(xla, "_CPU_SAMPLES", 10**6)
     undivided = jax.jit(lambda args: gradients(shapes, args))(args)
-    jax.tree.map(np.testing.assert_array_equal, chunked, undivided)
+    assert_close(chunked, undivided, 1e-6)  # the compiler may contract to other multiply-adds
