@@ -46,7 +46,8 @@ def operations(jaxpr: core.Jaxpr, outer: str = "", times: int = 1) -> Iterator[O
     """Every convolution and matrix product of `jaxpr`, in all that it calls.
 
     The body of `scan` counts as often as it runs, that of `shard_map` once a device, of the branches of `cond` the most
-    expensive. `outer` and `times` are the label and the number of runs of the whole jaxpr.
+    expensive, or that of platforms without one of their own. `outer` and `times` are the label and the number of runs
+    of the whole jaxpr.
     """
     for equation in jaxpr.eqns:
         # A jaxpr that is called says nothing about where it is called from.
@@ -56,13 +57,12 @@ def operations(jaxpr: core.Jaxpr, outer: str = "", times: int = 1) -> Iterator[O
         if name in _MACS:
             yield Operation(inner, name, times * _MACS[name](equation), _batch(equation))
             continue
-        bodies = list(_bodies(equation.params))
         if name == "cond":
-            branches = [list(operations(body, inner, times)) for body in bodies]
+            branches = [list(operations(body, inner, times)) for body in _branches(equation)]
             yield from max(branches, key=total)
             continue
         repeats = times * _repeats(equation)
-        for body in bodies:
+        for body in _bodies(equation.params):
             for operation in operations(body, inner, repeats):
                 yield operation._replace(unbounded=operation.unbounded or name in _MANY_TIMES)
 
@@ -77,6 +77,15 @@ def _repeats(equation: core.JaxprEqn) -> int:
     if equation.primitive.name == "shard_map":
         return equation.params["mesh"].size
     return 1
+
+
+def _branches(equation: core.JaxprEqn) -> list[core.Jaxpr]:
+    """All of them; of a choice by platform, that of the platforms without one of their own."""
+    branches = list(_bodies({"branches": equation.params["branches"]}))
+    platforms = equation.params.get("branches_platforms")
+    if platforms and None in platforms:
+        return [branches[platforms.index(None)]]
+    return branches
 
 
 def _bodies(params: dict[str, Any]) -> Iterator[core.Jaxpr]:

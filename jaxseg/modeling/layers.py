@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxseg.modeling import norms
+from jaxseg.ops import convolution
 
 # He et al. 2015 in Caffe2's two forms: `msra` keeps the variance of gradients, `xavier` that of activations.
 msra = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -40,6 +41,7 @@ def conv(
         feature_group_count=groups,
         kernel_dilation=dilation,
         dtype=dtype,
+        conv_general_dilated=convolution.convolve,
         name=name,
     )
 

@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from benchmarks import macs
+from jaxseg.modeling import layers
 
 SQUARE = jax.ShapeDtypeStruct((5, 5), jnp.float32)
 ONE = 5**3  # of the product of two of them
@@ -172,3 +173,12 @@ def test_labels_reach_into_functions_that_are_traced_once():
 
     found = [(operation.label, operation.macs // ONE) for operation in counted(function, SQUARE)]
     assert found == [("", 1), ("a.b", 1), ("a.b", 1), ("inner 5", 2), ("inner 5", 1), ("c", 1)]
+
+
+def test_a_choice_by_platform_counts_once():
+    layer = layers.conv(4, 3, bias=False)
+    x = jax.ShapeDtypeStruct((2, 6, 5, 16), jnp.float32)
+    params = jax.eval_shape(layer.init, jax.random.key(0), x)
+    found = counted(jax.grad(lambda p, x: layer.apply(p, x).sum(), (0, 1)), params, x)
+    assert [o.macs for o in found] == 3 * [2 * 6 * 5 * 4 * 9 * 16]
+    assert not any(o.unbounded for o in found)
