@@ -19,9 +19,7 @@ from jaxseg.ops import shards
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _BLOCK = 1024  # outputs: with 256 channels, what is multiplied lies in the cache of a core
-_FEWEST_CHANNELS = (
-    16  # a matrix product with less is slower than XLA's gradient: the stem's, of images
-)
+_FEWEST_CHANNELS = 32  # of larger kernels: with 16, XLA's gradient was faster
 
 
 class _Spec(NamedTuple):
@@ -99,8 +97,9 @@ def _backward(spec, kept, dy):
     if kernel is not None:
         dx = _chosen(spec.pointwise, _product_dx, _xla_dx, spec, kernel, dy)
     if x is not None:
+        products = spec.pointwise or x.shape[-1] >= _FEWEST_CHANNELS
         ours = _product_dkernel if spec.pointwise else _taps_dkernel
-        dkernel = _chosen(x.shape[-1] >= _FEWEST_CHANNELS, ours, _xla_dkernel, spec, x, dy)
+        dkernel = _chosen(products, ours, _xla_dkernel, spec, x, dy)
     return dx, dkernel
 
 

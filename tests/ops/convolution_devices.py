@@ -18,8 +18,8 @@ def gradient(x, kernel):
 
 
 def measured(window: int) -> dict:
-    x = np.asarray(jax.random.normal(jax.random.key(0), (4, 40, 40, 16)))
-    kernel = jnp.ones((window, window, 16, 8))
+    x = np.asarray(jax.random.normal(jax.random.key(0), (4, 40, 40, 32)))
+    kernel = jnp.ones((window, window, 32, 8))
     found, text = [], ""
     for count in (1, 2):
         devices = jax.devices()[:count]

@@ -42,16 +42,16 @@ def check(ours, theirs, tolerance):
         ((7, 6), (16, 24), 1, 1, {}, "float32"),  # turned is the input
         ((7, 6), (24, 16), 1, 2, {}, "float32"),  # turned are the outputs
         ((8, 7), (16, 16), 1, 3, {}, "float32"),
-        ((14, 14), (16, 4), 3, 1, {}, "float32"),  # blocks of whole images
-        ((24, 100), (16, 4), 3, 1, {}, "float32"),  # blocks of rows
-        ((25, 100), (16, 4), 3, 2, {}, "float32"),
-        ((9, 8), (16, 4), 3, 1, {"rhs_dilation": (2, 2)}, "float32"),
-        ((9, 8), (16, 4), 5, 3, {}, "float32"),
+        ((14, 14), (32, 4), 3, 1, {}, "float32"),  # blocks of whole images
+        ((24, 100), (32, 4), 3, 1, {}, "float32"),  # blocks of rows
+        ((25, 100), (32, 4), 3, 2, {}, "float32"),
+        ((9, 8), (32, 4), 3, 1, {"rhs_dilation": (2, 2)}, "float32"),
+        ((9, 8), (32, 4), 5, 3, {}, "float32"),
         ((9, 8), (3, 4), 7, 2, {}, "float32"),  # few channels: XLA's own
         ((9, 8), (32, 8), 3, 2, {"feature_group_count": 4}, "float32"),
-        ((9, 8), (16, 4), 3, 2, {}, "bfloat16"),
-        ((9, 8), (16, 4), 1, 2, {}, "bfloat16"),
-        ((9, 8), (16, 4), 3, 2, {}, "float64"),
+        ((9, 8), (32, 4), 3, 2, {}, "bfloat16"),
+        ((9, 8), (32, 4), 1, 2, {}, "bfloat16"),
+        ((9, 8), (32, 4), 3, 2, {}, "float64"),
     ],
 )
 def test_output_and_gradients_equal_xlas(size, channels, window, stride, settings, dtype):
@@ -75,7 +75,7 @@ def loss(convolve, x, kernel):
 
 @pytest.mark.parametrize("window", [1, 3])
 def test_under_vmap_and_checkpoint(window):
-    x, kernel = arrays((6, 5), (16, 4), window, "float32")
+    x, kernel = arrays((6, 5), (32, 4), window, "float32")
 
     def gradients(convolve):
         grad = jax.grad(jax.checkpoint(lambda x, k: loss(convolve, x, k)), (0, 1))
@@ -86,7 +86,7 @@ def test_under_vmap_and_checkpoint(window):
 
 @pytest.mark.parametrize("window", [1, 3])
 def test_computes_only_what_is_asked_for(window):
-    x, kernel = arrays((6, 5), (16, 4), window, "float32")
+    x, kernel = arrays((6, 5), (32, 4), window, "float32")
     for argument in (0, 1):
         grad = jax.grad(lambda x, k: loss(convolution.convolve, x, k), argument)
         products = str(jax.make_jaxpr(grad)(x, kernel)).count("conv_general_dilated[")
@@ -97,7 +97,7 @@ def test_computes_only_what_is_asked_for(window):
 @pytest.mark.parametrize("window", [1, 3])
 def test_other_platforms_convolve(platform, window):
     layer = layers.conv(4, window)
-    x, _ = arrays((6, 5), (16, 4), window, "float32")
+    x, _ = arrays((6, 5), (32, 4), window, "float32")
     grad = jax.jit(jax.grad(lambda p, x: (layer.apply(p, x) ** 2).sum(), (0, 1)))
     params = layer.init(jax.random.key(0), x)
     text = grad.trace(params, x).lower(lowering_platforms=(platform,)).as_text()
