@@ -7,7 +7,7 @@ and its 1x1 convolutions are far below the rate of a matrix product (docs/perfor
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -39,19 +39,19 @@ class _Spec(NamedTuple):
 
 def convolve(
     x: Float[Array, "N H W C"],
-    kernel: Float[Array, "h w C/groups D"],
-    window_strides: tuple[int, int],
-    padding: tuple[tuple[int, int], tuple[int, int]],
+    kernel: Float[Array, "h w I D"],
+    window_strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
     *,
-    lhs_dilation: tuple[int, int] = (1, 1),
-    rhs_dilation: tuple[int, int] = (1, 1),
+    lhs_dilation: Sequence[int] = (1, 1),
+    rhs_dilation: Sequence[int] = (1, 1),
     dimension_numbers: Any = None,
     feature_group_count: int = 1,
     precision: Any = None,
 ) -> Float[Array, "N Y X D"]:
     """`jax.lax.conv_general_dilated` of such maps, in the form that `nn.Conv` calls. It has no forward-mode derivative.
 
-    With groups, and transposed (`lhs_dilation`), it is XLA's on every platform.
+    `I` are the channels of a group. With groups, and transposed (`lhs_dilation`), it is XLA's on every platform.
     """
     del dimension_numbers  # nn.Conv's are _LAYOUT
     if feature_group_count > 1 or tuple(lhs_dilation) != (1, 1):
