@@ -13,12 +13,13 @@ from absl import flags
 from benchmarks import context
 from benchmarks.journal import Journal, supervise
 
-# glibc gives every large block back to the system and takes it anew, page by page; both programs are spared that.
-# (It ignores an MMAP_THRESHOLD above 32 MiB.)
+# glibc gives every large block back to the system and takes it anew, page by page; both programs are spared that. What
+# XLA's own threads take comes from the system whatever the first three say: with large pages that costs little.
 _MALLOC = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**34),
     "MALLOC_TOP_PAD_": str(2**28),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 
 
