@@ -27,8 +27,6 @@ from jaxseg.ops import nms as nms_lib
 from jaxseg.ops import shards
 from jaxseg.structures import Detections, Pyramid, RoIs, ScoredBoxes, Targets
 
-NMS_BLOCK = 4096  # candidates that are compared with each other at once: 16 MiB an image
-
 
 @flax.struct.dataclass
 class DetectionSettings:
@@ -205,7 +203,6 @@ def suppress(candidates: ScoredBoxes, test: DetectionSettings) -> ScoredBoxes:
             iou_threshold=test.nms_iou,
             max_out=test.max_detections,
             groups=candidates.classes,
-            block=NMS_BLOCK,
         )
         found = jax.tree.map(lambda x: x[index], candidates)
         return found.replace(scores=jnp.where(kept, found.scores, 0.0), valid=kept)

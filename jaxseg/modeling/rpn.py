@@ -144,12 +144,12 @@ class RPN(nn.Module):
         ]
         boxes, scores, ok = (jnp.stack(part, 1) for part in zip(*picked, strict=True))  # B L pre
 
-        def suppress(boxes, scores, ok):
-            return nms_lib.nms(
-                boxes, scores, ok, iou_threshold=self.nms_iou, max_out=min(pre, post)
+        def suppress(boxes, ok):
+            return nms_lib.nms_sorted(
+                boxes, ok, iou_threshold=self.nms_iou, max_out=min(pre, post)
             )
 
-        index, kept = jax.vmap(jax.vmap(suppress))(boxes, scores, ok)
+        index, kept = jax.vmap(jax.vmap(suppress))(boxes, ok)
         batch = boxes.shape[0]
         boxes = jnp.take_along_axis(boxes, index[..., None], 2).reshape(batch, -1, 4)
         scores = jnp.where(kept, jnp.take_along_axis(scores, index, 2), -jnp.inf).reshape(batch, -1)
@@ -158,7 +158,7 @@ class RPN(nn.Module):
         return RoIs(jnp.take_along_axis(boxes, order[..., None], 1), chosen, chosen)
 
     def _level_candidates(self, logits, deltas, anchors, image_size, number: int):
-        """Boxes (B, number, 4), scores and validity (B, number) of a level's best anchors, padded to `number`."""
+        """Boxes (B, number, 4), scores and validity (B, number) of a level's best anchors, best first, padded."""
         count = min(number, logits.shape[1])
         may = self.candidates(anchors, image_size) & ~jnp.isnan(logits)
         masked = jnp.where(may, logits, -jnp.inf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -9,6 +10,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Shaped
 
 from jaxseg.ops import boxes as box_ops
+
+# Boxes that are compared with each other at once. A CPU pays for every pair, so blocks are as small as the cost of
+# starting an operation lets them be. A GPU compares all pairs at once in about the time of a few, and pays for every
+# turn of a loop; there the bound is memory, 16 MiB a list.
+CPU_BLOCK = 64
+BLOCK = 4096
+# A block meets those kept before it so many blocks' worth at a time.
+KEPT_BLOCKS = 4
 
 
 class Kept(NamedTuple):
@@ -44,37 +53,87 @@ def nms(
       max_out: number of output slots; may exceed N.
       groups: boxes of different groups (classes, pyramid levels) do not see each other. None: one
         group.
-      block: of more boxes than these, so many are compared with each other at a time, which takes
-        block x (block + max_out) bytes of memory instead of N x N. The result is the same.
+      block: so many boxes are compared with each other at a time, which takes block x block bytes of
+        memory. The result is the same. None: what suits the platform.
     """
-    boxes, scores = jax.lax.stop_gradient((boxes, scores))
-    valid = valid & (scores > -jnp.inf) & jnp.isfinite(boxes).all(axis=-1)
+    scores = jax.lax.stop_gradient(scores)
+    valid = valid & (scores > -jnp.inf)
     order = jnp.argsort(jnp.where(valid, scores, -jnp.inf), descending=True, stable=True)
-    boxes = jnp.where(valid[:, None], boxes, 0.0)[order]
-    groups = jnp.zeros(len(boxes), jnp.int32) if groups is None else groups[order]
-    if block is None or len(boxes) <= block:
-        found, exists = _first(_kept(boxes, groups, valid[order], iou_threshold), max_out)
-    else:
-        found, exists = _in_blocks(boxes, groups, valid[order], iou_threshold, max_out, block)
+    found, exists = nms_sorted(
+        boxes[order],
+        valid[order],
+        iou_threshold=iou_threshold,
+        max_out=max_out,
+        groups=None if groups is None else groups[order],
+        block=block,
+    )
     return Kept(jnp.where(exists, order[found], 0).astype(jnp.int32), exists)
+
+
+def nms_sorted(
+    boxes: Shaped[Array, "N 4"],
+    valid: Bool[Array, "N"],
+    *,
+    iou_threshold: float,
+    max_out: int,
+    groups: Int[Array, "N"] | None = None,
+    block: int | None = None,
+) -> Kept:
+    """`nms` of boxes that come best first, as `jax.lax.top_k` leaves them; those that are not valid may be anywhere."""
+    boxes = jax.lax.stop_gradient(boxes)
+    valid = valid & jnp.isfinite(boxes).all(axis=-1)
+    boxes = jnp.where(valid[:, None], boxes, 0.0)
+    groups = jnp.zeros(len(boxes), jnp.int32) if groups is None else groups
+    best = functools.partial(_best, threshold=iou_threshold, max_out=max_out)
+    if block is not None:
+        return Kept(*best(boxes, groups, valid, size=block))
+    by_platform = {"cpu": CPU_BLOCK, "default": BLOCK}
+    branches = {name: functools.partial(best, size=size) for name, size in by_platform.items()}
+    return Kept(*jax.lax.platform_dependent(boxes, groups, valid, **branches))
+
+
+def _best(boxes, groups, candidates, *, threshold, max_out, size):
+    """The places of the first `max_out` that are kept, and which of these slots are taken."""
+    if len(boxes) > size:
+        return _in_blocks(boxes, groups, candidates, threshold, max_out, size)
+    kept = _kept(boxes, groups, candidates, threshold)
+    found = jnp.nonzero(kept, size=max_out, fill_value=0)[0].astype(jnp.int32)
+    return found, jnp.arange(max_out) < kept.sum()
 
 
 def _kept(boxes, groups, candidates, threshold) -> Bool[Array, "N"]:
     """Which of the candidates, best first, are kept."""
     place = jnp.arange(boxes.shape[0])
-    # row: the box in question, column: a better one
-    suppresses = _overlaps(boxes, groups, boxes, groups, threshold) & (place[:, None] > place)
-    return _greedy(suppresses, candidates)
+    better = place[:, None] < place
+    return _greedy(_overlaps(boxes, groups, boxes, groups, threshold) & better, candidates)
 
 
 def _overlaps(boxes, groups, others, their_groups, threshold) -> Bool[Array, "N M"]:
     return (box_ops.iou(boxes, others) > threshold) & (groups[:, None] == their_groups)
 
 
-def _first(kept: Bool[Array, "N"], count: int) -> tuple[Int[Array, "D"], Bool[Array, "D"]]:
-    """The places of the first `count` that are kept, and which of these slots are taken."""
-    found = jnp.nonzero(kept, size=count, fill_value=0)[0]
-    return found, jnp.arange(count) < kept.sum()
+def _greedy(suppresses: Bool[Array, "N N"], candidates: Bool[Array, "N"]) -> Bool[Array, "N"]:
+    """The set in which a candidate is if and only if no better member suppresses it.
+
+    Applying that rule to any set makes right the first entry, then those that depend on it, and so on: after as many
+    rounds as the longest chain of suppressions (a handful in practice) nothing changes, and the set is the greedy one.
+
+    Args:
+      suppresses: row: the better box, column: the box in question. In this order XLA's code for CPUs decides on many
+        boxes at once, and takes a fifth of the time.
+      candidates: best first.
+    """
+
+    def rule(kept):
+        return candidates & ~(suppresses & kept[:, None]).any(axis=0)
+
+    def step(state):
+        kept, _ = state
+        new = rule(kept)
+        return new, _in_any_list((new != kept).any())
+
+    start = candidates, _in_any_list(candidates.any())
+    return jax.lax.while_loop(lambda state: state[1], step, start)[0]
 
 
 def _in_blocks(
@@ -85,52 +144,65 @@ def _in_blocks(
     max_out: int,
     size: int,
 ) -> tuple[Int[Array, "D"], Bool[Array, "D"]]:
-    """`_first` of `_kept`, block by block from the best on, until `max_out` are kept.
+    """`_best`, block by block from the best on, until `max_out` are kept or no candidate is left.
 
     While fewer are, all of those that could suppress what comes next are among the slots.
     """
-    count = boxes.shape[0]
-    pad = -count % size
+    # No sooner than the last candidate, which for the short levels of a pyramid is far before the last box.
+    end = jnp.max(jnp.where(candidates, jnp.arange(1, len(boxes) + 1), 0))
+    pad = -len(boxes) % size
     boxes = jnp.pad(boxes, ((0, pad), (0, 0)))
     groups, candidates = jnp.pad(groups, (0, pad)), jnp.pad(candidates, (0, pad))
+    few = min(max_out, KEPT_BLOCKS * size)
+    place = jnp.arange(size, dtype=jnp.int32)
 
-    def unfinished(state):
-        start, _, exists = state
-        return (start < count) & ~exists[-1]
+    def covered(own_boxes, own_groups, found, taken):
+        """Which of a block's boxes are suppressed by those found so far."""
+
+        def step(state):
+            first, covered = state
+            slots = jax.lax.dynamic_slice_in_dim(found, first, few)
+            exists = first + jnp.arange(few) < taken
+            by = _overlaps(boxes[slots], groups[slots], own_boxes, own_groups, threshold)
+            return first + few, covered | (by & exists[:, None]).any(axis=0)
+
+        start = jnp.zeros((), jnp.int32), jnp.zeros(size, bool)
+        return jax.lax.while_loop(lambda s: _in_any_list(s[0] < taken), step, start)[1]
 
     def step(state):
-        start, found, exists = state
+        start, found, taken, _ = state
         own_boxes, own_groups, own = (
             jax.lax.dynamic_slice_in_dim(x, start, size) for x in (boxes, groups, candidates)
         )
-        covered = _overlaps(own_boxes, own_groups, boxes[found], groups[found], threshold) & exists
-        kept = _kept(own_boxes, own_groups, own & ~covered.any(axis=1), threshold)
-        new, there = _first(kept, max_out)
-        # Behind those that were found before; what finds no slot is beyond the best.
-        slot = jnp.where(there, exists.sum() + jnp.arange(max_out), max_out)
-        found = found.at[slot].set(start + new, mode="drop")
-        exists = exists.at[slot].set(True, mode="drop")
-        return start + size, found, exists
+        left = own & ~covered(own_boxes, own_groups, found, taken)
+        kept = _kept(own_boxes, own_groups, left, threshold)
+        # Behind those that were found before. What finds no slot is beyond the best.
+        slot = jnp.where(kept, taken - 1 + jnp.cumsum(kept, dtype=jnp.int32), found.size)
+        found = found.at[slot].set(start + place, mode="drop")
+        taken = jnp.minimum(taken + kept.sum(dtype=jnp.int32), max_out)
+        start += size
+        return start, found, taken, _in_any_list((taken < max_out) & (start < end))
 
-    start = jnp.zeros((), jnp.int32)
-    state = start, jnp.zeros(max_out, jnp.int32), jnp.zeros(max_out, bool)
-    _, found, exists = jax.lax.while_loop(unfinished, step, state)
-    return found, exists
+    none = jnp.zeros((), jnp.int32)
+    slots = jnp.zeros(max_out + -max_out % few, jnp.int32)
+    state = none, slots, none, _in_any_list(end > 0)
+    _, found, taken, _ = jax.lax.while_loop(lambda state: state[-1], step, state)
+    exists = jnp.arange(max_out) < taken
+    return jnp.where(exists, found[:max_out], 0), exists
 
 
-def _greedy(suppresses: Bool[Array, "N N"], candidates: Bool[Array, "N"]) -> Bool[Array, "N"]:
-    """The set in which a candidate is if and only if no better member suppresses it.
+@jax.custom_batching.custom_vmap
+def _in_any_list(flag: Bool[Array, ""]) -> Bool[Array, ""]:
+    """`flag`; under vmap, whether it is set in any of the lists, the same for all of them.
 
-    Applying that rule to any set makes right the first entry, then those that depend on it, and so on: after as many
-    rounds as the longest chain of suppressions (a handful in practice) nothing changes, and the set is the greedy one.
+    A loop with such a condition runs on for all lists until the last one is done, as any loop under vmap does, but its
+    counter stays a single one, so that slices stay slices, and it need not hold back what is done. Another turn must
+    leave what is done as it is.
     """
+    return flag
 
-    def rule(kept):
-        return candidates & ~(suppresses & kept).any(axis=1)
 
-    def step(state):
-        kept, _ = state
-        new = rule(kept)
-        return new, (new != kept).any()
-
-    return jax.lax.while_loop(lambda state: state[1], step, (candidates, candidates.any()))[0]
+@_in_any_list.def_vmap
+def _(axis_size, in_batched, flag):
+    del axis_size, in_batched
+    return _in_any_list(flag.any(axis=0)), False
