@@ -1,13 +1,12 @@
-"""Non-maximum suppression: jaxseg's fixed point beside torchvision's loop and a loop in XLA.
+"""Non-maximum suppression: jaxseg's beside torchvision's loop and a loop in XLA.
 
     python -m benchmarks.nms                                   # 1000, 2000 and 4000 boxes, one list and eight at once
     python -m benchmarks.nms --boxes=1000,2000 --lists=1,40    # 40: five levels of eight images, as in training
     python -m benchmarks.nms --json=FILE
 
 Boxes come as a trained RPN's: several around each object, with scores that fall with their distance. `scattered` has
-boxes at random instead, and `chain` a row of boxes in which each overlaps the next: the fixed point then takes as many
-rounds as there are boxes, its worst case. Its time grows with their cube, so it is measured for the first of `--boxes`
-and `--lists` alone.
+boxes at random instead, and `chain` a row of boxes in which each overlaps the next: the worst case of a fixed point,
+which takes as many rounds as there are boxes.
 
 A program that keeps other boxes than the loop, or in another order, has no times. torchvision takes the lists one after
 another, as its models do (`batched_nms` merges classes, not images).
@@ -139,7 +138,7 @@ def measure(kind: str, count: int, lists: int) -> dict[str, Any]:
     pairs = [KINDS[kind](rng, count) for _ in range(lists)]
     boxes, scores = (np.stack(part) for part in zip(*pairs, strict=True))
 
-    def fixed_point(boxes, scores):
+    def own(boxes, scores):
         valid = jnp.ones(len(boxes), bool)
         return nms_lib.nms(boxes, scores, valid, iou_threshold=IOU, max_out=flags.FLAGS.max_out)
 
@@ -149,7 +148,7 @@ def measure(kind: str, count: int, lists: int) -> dict[str, Any]:
     kept = jax.device_get(jax.jit(jax.vmap(sequential))(boxes, scores))
     expected = [index[valid] for index, valid in zip(*kept, strict=True)]
     contestants = {
-        "jaxseg": _jax(fixed_point, boxes, scores, expected),
+        "jaxseg": _jax(own, boxes, scores, expected),
         "loop in XLA": _jax(sequential, boxes, scores, expected),
     }
     skipped = {}
@@ -178,8 +177,6 @@ def main(argv: list[str]) -> None:
     for count in map(int, flags.FLAGS.boxes):
         for lists in map(int, flags.FLAGS.lists):
             for kind in KINDS:
-                if kind == "chain" and any(row["kind"] == "chain" for row in result["rows"]):
-                    continue
                 rows = measure(kind, count, lists)
                 result["rows"].append({"boxes": count, "kind": kind, "lists": lists, **rows})
                 for name, row in rows.items():

@@ -145,9 +145,7 @@ class RPN(nn.Module):
         boxes, scores, ok = (jnp.stack(part, 1) for part in zip(*picked, strict=True))  # B L pre
 
         def suppress(boxes, ok):
-            return nms_lib.nms_sorted(
-                boxes, ok, iou_threshold=self.nms_iou, max_out=min(pre, post)
-            )
+            return nms_lib.nms_sorted(boxes, ok, iou_threshold=self.nms_iou, max_out=min(pre, post))
 
         index, kept = jax.vmap(jax.vmap(suppress))(boxes, ok)
         batch = boxes.shape[0]

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import detector, macs, nms, profiling
+from benchmarks import detector, macs, nms, profiling, selection
 from configs import mask_rcnn
 from jaxseg import methods
+from jaxseg.ops import boxes as boxes_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
 _BLOCKED = "jaxseg.data jaxseg.evaluation pycocotools faster_coco_eval grain cv2 tensorboardX tensorflow_datasets torch"
@@ -23,7 +24,7 @@ class Blocked:
         if any(name == b or name.startswith(b + ".") for b in "{_BLOCKED}".split()):
             raise ImportError(name + " must not be needed")
 sys.meta_path.insert(0, Blocked())
-from benchmarks import inference, nms, suite
+from benchmarks import inference, nms, selection, suite
 """
 
 
@@ -113,6 +114,17 @@ def test_the_loop_keeps_what_a_plain_loop_keeps(kind):
     assert np.asarray(index)[np.asarray(valid)].tolist() == expected
     with pytest.raises(ArithmeticError, match="in 1 lists"):
         nms._same([np.array(expected)[::-1]], [np.array(expected)])
+
+
+def test_the_best_anchors_lie_on_objects():
+    """As those of a trained model: several find the same box."""
+    rpn = methods.build(prepared()).rpn
+    levels = selection.pyramid((128, 192), 2)
+    logits, deltas = selection.rpn_outputs(np.random.default_rng(0), rpn, levels)
+    assert [x.shape for x in deltas] == [(2, 3 * h * h * 3 // 2, 4) for h in (32, 16, 8, 4, 2)]
+    best = np.argsort(-logits[0][0])[:30]
+    boxes = boxes_lib.decode(deltas[0][0][best], rpn.anchors(levels)[0][best], rpn.coder)
+    assert (np.triu(boxes_lib.iou(boxes, boxes), 1).max(1) > nms.IOU).sum() > 15
 
 
 def iou(a, b):

@@ -17,6 +17,8 @@ nms = jax.jit(nms_ops.nms, static_argnames=("iou_threshold", "max_out"))
 pairwise_iou = jax.jit(box_ops.iou)
 half = partial(nms, iou_threshold=0.5, max_out=COUNT)
 in_blocks = jax.jit(partial(nms_ops.nms, iou_threshold=0.5, max_out=7, block=5))
+# What was kept before is looked at in three parts.
+tiny_blocks = jax.jit(partial(nms_ops.nms, iou_threshold=0.5, max_out=20, block=2))
 
 
 def greedy(boxes, scores, valid, threshold, groups):
@@ -52,6 +54,7 @@ def test_equals_the_sequential_algorithm(seed, count, ties, groups):
     wanted = greedy(boxes, scores, valid, 0.5, group)
     assert kept_by(result) == wanted
     assert kept_by(in_blocks(boxes, scores_padded, valid, groups=group)) == wanted[:7]
+    assert kept_by(tiny_blocks(boxes, scores_padded, valid, groups=group)) == wanted[:20]
     assert (result.index[~result.valid] == 0).all()
 
 
@@ -138,3 +141,61 @@ def test_blocks_see_what_those_before_them_kept():
 def test_nothing_valid():
     result = half(jnp.full((COUNT, 4), jnp.nan), jnp.zeros(COUNT), jnp.zeros(COUNT, bool))
     assert not result.valid.any() and (result.index == 0).all()
+
+
+def lists(rng, count):
+    """Lists of boxes, best first, and what of them exists, that have as little in common as can be."""
+    corner, sides = rng.uniform(0, 900, (count, 2)), rng.uniform(10, 70, (count, 2))
+    scattered = np.concatenate([corner, corner + sides], 1)
+    repeated = scattered[np.arange(count) % 7] + rng.uniform(0, 1, (count, 4))
+    broken = np.where(rng.uniform(size=(count, 4)) < 0.05, np.nan, scattered)
+    every = np.ones(count, bool)
+    last = np.arange(count) == count - 1
+    boxes = [chain(count, 8.0), scattered, repeated, broken, scattered, repeated]
+    valid = [every, every, every, every, ~every, last]
+    return jnp.asarray(np.stack(boxes), jnp.float32), jnp.asarray(np.stack(valid))
+
+
+@pytest.mark.parametrize("max_out", [3, 90])
+def test_lists_that_end_at_different_times(rng, max_out):
+    """Under two vmaps, with more boxes than a CPU's block: each list as if it were alone."""
+    count = 2 * nms_ops.CPU_BLOCK + 5
+    boxes, valid = lists(rng, count)
+
+    def chosen(boxes, valid, **block):
+        return nms_ops.nms_sorted(boxes, valid, iou_threshold=0.5, max_out=max_out, **block)
+
+    paired = boxes.reshape(2, 3, count, 4), valid.reshape(2, 3, count)
+    index, exists = jax.jit(jax.vmap(jax.vmap(chosen)))(*paired)
+    whole = jax.jit(jax.vmap(jax.vmap(partial(chosen, block=count))))(*paired)
+    for i, list_ in enumerate(zip(index.reshape(6, -1), exists.reshape(6, -1), strict=True)):
+        real = valid[i] & jnp.isfinite(boxes[i]).all(-1)
+        expected = greedy(boxes[i], -np.arange(count), real, 0.5, np.zeros(count))[:max_out]
+        assert kept_by(nms_ops.Kept(*list_)) == expected
+    np.testing.assert_array_equal(index, whole.index)
+    np.testing.assert_array_equal(exists, whole.valid)
+    gradient = jax.grad(lambda boxes: boxes[chosen(boxes, valid[0]).index].sum())(boxes[0])
+    assert gradient.sum() == 4 * max_out
+
+
+def test_best_first_needs_no_scores(rng):
+    boxes, valid = lists(rng, COUNT)
+    scores = -jnp.arange(COUNT, dtype=jnp.float32)
+    args = dict(iou_threshold=0.5, max_out=9, block=4)
+    for i in range(len(boxes)):
+        plain = nms_ops.nms(boxes[i], scores, valid[i], **args)
+        best_first = nms_ops.nms_sorted(boxes[i], valid[i], **args)
+        np.testing.assert_array_equal(plain.index, best_first.index)
+        np.testing.assert_array_equal(plain.valid, best_first.valid)
+
+
+def test_the_platform_of_the_program_decides_on_the_block():
+    """Not that of the process that lowers it: all pairs of 200 boxes on a GPU, and blocks on a CPU."""
+    shapes = jax.ShapeDtypeStruct((200, 4), jnp.float32), jax.ShapeDtypeStruct((200,), bool)
+    traced = jax.jit(partial(nms_ops.nms_sorted, iou_threshold=0.5, max_out=9)).trace(*shapes)
+    text = {p: traced.lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda", "tpu")}
+    assert {p: "200x200xi1" in lowered for p, lowered in text.items()} == {
+        "cpu": False,
+        "cuda": True,
+        "tpu": True,
+    }
