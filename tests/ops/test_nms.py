@@ -174,19 +174,20 @@ def test_lists_that_end_at_different_times(rng, max_out):
         assert kept_by(nms_ops.Kept(*list_)) == expected
     np.testing.assert_array_equal(index, whole.index)
     np.testing.assert_array_equal(exists, whole.valid)
-    gradient = jax.grad(lambda boxes: boxes[chosen(boxes, valid[0]).index].sum())(boxes[0])
+    gradient = jax.jit(jax.grad(lambda b: b[chosen(b, valid[0]).index].sum()))(boxes[0])
     assert gradient.sum() == 4 * max_out
 
 
 def test_best_first_needs_no_scores(rng):
-    boxes, valid = lists(rng, COUNT)
-    scores = -jnp.arange(COUNT, dtype=jnp.float32)
-    args = dict(iou_threshold=0.5, max_out=9, block=4)
-    for i in range(len(boxes)):
-        plain = nms_ops.nms(boxes[i], scores, valid[i], **args)
-        best_first = nms_ops.nms_sorted(boxes[i], valid[i], **args)
-        np.testing.assert_array_equal(plain.index, best_first.index)
-        np.testing.assert_array_equal(plain.valid, best_first.valid)
+    scores, args = -jnp.arange(COUNT, dtype=jnp.float32), dict(iou_threshold=0.5, max_out=9)
+
+    def both(boxes, valid):
+        plain = nms_ops.nms(boxes, scores, valid, **args)
+        return plain, nms_ops.nms_sorted(boxes, valid, **args)
+
+    plain, best_first = jax.jit(jax.vmap(both))(*lists(rng, COUNT))
+    np.testing.assert_array_equal(plain.index, best_first.index)
+    np.testing.assert_array_equal(plain.valid, best_first.valid)
 
 
 def test_the_platform_of_the_program_decides_on_the_block():
