@@ -70,9 +70,10 @@ def rpn_outputs(rng: np.random.Generator, rpn: RPN, levels: Pyramid) -> tuple[li
         every = []
         for _ in range(levels.image_size.shape[0]):
             found = objects(rng, (height, width))
-            overlap = np.asarray(boxes_lib.iou(anchors, found))
+            overlap = np.asarray(boxes_lib.iou(jnp.asarray(anchors), jnp.asarray(found)))
             best, nearest = overlap.max(1), found[overlap.argmax(1)]
-            to_object = np.asarray(boxes_lib.encode(nearest, anchors, rpn.coder))
+            aims = map(jnp.asarray, (nearest, anchors))
+            to_object = np.asarray(boxes_lib.encode(*aims, rpn.coder))
             noise = rng.normal(0, 0.1, (len(anchors), 5)).astype(np.float32)
             moved = np.where(best[:, None] > 0.3, to_object, 0) + noise[:, :4]
             every.append((10 * best - 5 + 5 * noise[:, 4], moved))

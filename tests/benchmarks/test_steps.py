@@ -123,7 +123,8 @@ def test_the_best_anchors_lie_on_objects():
     logits, deltas = selection.rpn_outputs(np.random.default_rng(0), rpn, levels)
     assert [x.shape for x in deltas] == [(2, 3 * h * h * 3 // 2, 4) for h in (32, 16, 8, 4, 2)]
     best = np.argsort(-logits[0][0])[:30]
-    boxes = boxes_lib.decode(deltas[0][0][best], rpn.anchors(levels)[0][best], rpn.coder)
+    anchors = jnp.asarray(rpn.anchors(levels)[0][best])
+    boxes = boxes_lib.decode(deltas[0][0][best], anchors, rpn.coder)
     assert (np.triu(boxes_lib.iou(boxes, boxes), 1).max(1) > nms.IOU).sum() > 15
 
 
