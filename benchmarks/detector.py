@@ -15,6 +15,7 @@ from benchmarks import macs
 from benchmarks import scene as scenes
 from benchmarks.contest import Contestant
 from jaxseg import methods
+from jaxseg.ops import sampling
 from jaxseg.training import freeze, optimizer, sharding, state
 from jaxseg.training import step as step_lib
 
@@ -109,6 +110,12 @@ def filled_slots(counts: Iterable[int], slots: int) -> None:
     """Raises ValueError if an image has fewer detections than slots: less work than was agreed on."""
     if min(map(int, counts)) < slots:
         raise ValueError(f"found {[*map(int, counts)]} objects instead of {slots} an image")
+
+
+def mask_slots(config: ConfigDict) -> int:
+    """RoIs an image whose masks are predicted in a training step of Mask R-CNN, filled or not."""
+    roi = config.model.criterion.roi
+    return sampling.max_positives(roi.samples, roi.positive_fraction)
 
 
 def training_macs(config: ConfigDict) -> int:

@@ -1,10 +1,10 @@
 """torchvision's Mask R-CNN on the same images: the peer that jaxseg's times stand beside.
 
 Same backbone, norms, frozen stages, image sizes, batch, proposals (2000 a level and 1000 an image in training, 1000 and
-1000 in test), sampled RoIs, candidates of the last suppression and detections as `configs/mask_rcnn.py:r50`. On a GPU:
-channels_last, autocast where jaxseg computes in bfloat16, float32 products in TF32 as XLA's, and cuDNN's own choice of
-algorithms (`cudnn.benchmark`). Compiled, torch.compile has the parts with parameters: what lies between them has shapes
-that depend on the data, and stays eager.
+1000 in test), sampled RoIs, RoIs with masks, candidates of the last suppression and detections as
+`configs/mask_rcnn.py:r50`. On a GPU: channels_last, autocast where jaxseg computes in bfloat16, float32 products in
+TF32 as XLA's, and cuDNN's own choice of algorithms (`cudnn.benchmark`). Compiled, torch.compile has the parts with
+parameters: what lies between them has shapes that depend on the data, and stays eager.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 from benchmarks import detector
 from benchmarks import scene as scenes
 from benchmarks.contest import Contestant
+
+_POSITIVE_IOUS = (0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02)
 
 
 class Unavailable(RuntimeError):
@@ -91,9 +93,15 @@ class Peer:
             for index, (boxes, labels) in enumerate(zip(scene.boxes, scene.classes, strict=True))
         ]
 
-    def training(self) -> Contestant:
-        """Steps of SGD on one batch."""
+    def training(self, *, masks: int) -> Contestant:
+        """Steps of SGD on one batch.
+
+        Args:
+          masks: RoIs an image whose masks are predicted. jaxseg has as many slots; here it is the number of positive
+            RoIs, so the IoU that makes a proposal positive is chosen so that there are enough.
+        """
         begin, torch, model = time.perf_counter(), self.torch, self.model.train()
+        facts = {"masks": self._fill_masks(masks)}
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, weight_decay=1e-4)
         last = {}
@@ -107,7 +115,8 @@ class Peer:
             last["loss"] = loss.detach()
             return loss
 
-        return Contestant(run, self._wait, lambda: float(last["loss"]), self._facts(run, begin))
+        facts |= self._facts(run, begin)
+        return Contestant(run, self._wait, lambda: float(last["loss"]), facts)
 
     def detection(self, *, candidates: int, detections: int, pasted: bool) -> Contestant:
         """Detections of one batch.
@@ -134,6 +143,22 @@ class Peer:
             return float(sum(found["scores"].sum() for found in last["found"]))
 
         return Contestant(run, self._wait, check, self._facts(run, begin))
+
+    def _fill_masks(self, masks: int) -> int:
+        """Lowers what makes a proposal positive until `masks` an image are, and returns how many there are."""
+        counts = []
+        heads = self.model.roi_heads
+        hook = heads.mask_head.register_forward_hook(
+            lambda _module, inputs, _outputs: counts.append(len(inputs[0]))
+        )
+        for iou in _POSITIVE_IOUS:
+            heads.proposal_matcher.high_threshold = heads.proposal_matcher.low_threshold = iou
+            with self.torch.no_grad(), self._precision():
+                self.model(self.images, self.targets)
+            if counts[-1] >= masks * len(self.images):
+                break
+        hook.remove()
+        return counts[-1] // len(self.images)
 
     def _score_of(self, candidates: int) -> float:
         """The score that `candidates` pairs an image reach."""

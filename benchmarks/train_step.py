@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
         argv,
         "train_step",
         detector.training,
-        lambda peer, config: peer.training(),
+        lambda peer, config: peer.training(masks=detector.mask_slots(config)),
         profiling.train_step,
     )
 
