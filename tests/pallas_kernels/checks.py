@@ -16,7 +16,9 @@ def assert_close(actual, expected, tolerance):
     """`tolerance` relative to the largest number expected in an array."""
     for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         a, e = np.asarray(a, np.float64), np.asarray(e, np.float64)
-        np.testing.assert_allclose(a, e, rtol=0, atol=tolerance * max(1.0, np.abs(e).max()))
+        np.testing.assert_allclose(
+            a, e, rtol=0, atol=tolerance * max(1.0, np.abs(e).max(initial=0))
+        )
 
 
 def assert_same_bits(actual, expected):
