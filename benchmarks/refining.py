@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from benchmarks import context, options, timing
+from benchmarks import context, options, timing, worker
 from configs import backbones, mr_rcnn
 from jaxseg import methods
 from jaxseg.structures import Batch

@@ -167,3 +167,9 @@ def test_profile(tmp_path):
     )
     assert "GFLOPs of convolutions and matrix products" in out and "of 1 (--peak_tflops)." in out
     assert [*tmp_path.rglob("*.xplane.pb")] and out.count("| `") == profiling.TOP
+
+
+@pytest.mark.slow
+def test_refining():
+    out = run("refining", "--backbone=r18", "--size=64,64", "--topk=10", "--repeats=1")
+    assert "| refine_topk=10 | " in out
