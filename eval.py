@@ -21,7 +21,7 @@ from jaxseg.data import sources, views
 from jaxseg.evaluation import inference, pictures, runs
 from jaxseg.evaluation import report as reports
 from jaxseg.evaluation.submission import servers
-from jaxseg.training import checkpoints, sharding, workdir
+from jaxseg.training import checkpoints, processes, sharding, workdir
 from jaxseg.training import step as step_lib
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -43,9 +43,11 @@ _TTA_SCALE = flags.DEFINE_multi_string(
 )
 _TTA_FLIP = flags.DEFINE_bool("tta_flip", None, "Replaces eval.tta.flip.")
 _OUT = flags.DEFINE_string("out", None, "Folder for the results; default: WORKDIR/eval/SPLIT-STEP.")
+processes.define_flags()
 
 
 def main(_: list[str]) -> None:
+    processes.initialize(processes.from_flags())
     run, _ = workdir.load_run(_WORKDIR.value)
     config = views.with_asked(
         runs.with_settings(run, _CONFIG.value), views.scales_of(_TTA_SCALE.value), _TTA_FLIP.value
@@ -89,4 +91,5 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, common.base)
+    with processes.ending_together():
+        cli.run(main, common.base)

@@ -13,11 +13,12 @@ from ml_collections import config_flags
 
 from configs import common
 from jaxseg import cli
-from jaxseg.training import loop, setup
+from jaxseg.training import loop, processes, setup
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, logs and results go.")
 flags.mark_flags_as_required(["config", "workdir"])
+processes.define_flags()
 
 
 def main(argv: list[str]) -> None:
@@ -27,10 +28,12 @@ def main(argv: list[str]) -> None:
         # XLA reads it once, when jax starts its first computation.
         set_before = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{set_before} {setup.GPU_DETERMINISM}".strip()
+    processes.initialize(processes.from_flags())
     result = loop.train(config, _WORKDIR.value, base=common.base())
     if result.signal:
         sys.exit(128 + result.signal)
 
 
 if __name__ == "__main__":
-    cli.run(main, common.base)
+    with processes.ending_together():
+        cli.run(main, common.base)

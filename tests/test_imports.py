@@ -18,6 +18,7 @@ GROUND = {
     "jaxseg.visualization",
     "jaxseg.cli",
     "jaxseg.config_keys",
+    "jaxseg.exits",
 }
 PARTS = {*GROUND, "pallas_kernels", "jaxseg.losses", "jaxseg.ops"}
 BELOW_TRAINING = {*PARTS, "jaxseg.modeling", "jaxseg.methods", "jaxseg.data", "jaxseg.evaluation"}
@@ -42,6 +43,7 @@ ALLOWED = {
     "jaxseg.training": {*BELOW_TRAINING, "jaxseg.weights"},
     "jaxseg.predictor": {*BELOW_TRAINING, "jaxseg.training"},
     "jaxseg.report": {*BELOW_TRAINING, "jaxseg.training"},
+    "jaxseg.launch": GROUND,
     "jaxseg.reproduce": {*BELOW_TRAINING, "jaxseg.training", "jaxseg.weights", "jaxseg.report"},
     "jaxseg": EVERYTHING,  # its lazy attributes
     "configs": set(),
@@ -51,6 +53,8 @@ ALLOWED = {
 OUTSIDE = {
     "pallas_kernels": {"jax", "numpy"},
     "configs": {"ml_collections"},
+    "jaxseg.launch": set(),  # it must not take devices from those whom it starts
+    "jaxseg.exits": set(),
     "jaxseg.ops": {"jax", "numpy", "jaxtyping"},
     "jaxseg.losses": {"jax", "jaxtyping", "optax"},
 }

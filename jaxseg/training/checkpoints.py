@@ -24,7 +24,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxseg import paths
 from jaxseg.data import sources
-from jaxseg.training import class_rows, integrity, starting, storage, workdir
+from jaxseg.training import class_rows, integrity, processes, starting, storage, workdir
 from jaxseg.training.state import TrainState
 
 BEST = "mask/AP"  # the metric that "best" is about
@@ -58,10 +58,10 @@ class Checkpoints:
         self._quiet.enter_context(integrity.told_once())
         return self
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(self, kind, raised, *_) -> None:
         # After another error, one of the save would only hide it.
         try:
-            self._manager.close()
+            processes.finish(self._manager.close, after=raised)
         except Exception as error:
             if kind is None:
                 raise self._failure(error) from error

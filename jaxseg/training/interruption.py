@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -17,19 +18,23 @@ class Interrupted(BaseException):
 class Interruption:
     """While it is entered, the first SIGTERM or SIGINT only sets `signal`; a second Ctrl-C ends the program at once.
 
-    Outside the main thread signals cannot be caught, and under `jax.distributed` its own preemption service
-    handles them: there nothing is installed.
+    Outside the main thread signals cannot be caught. Among several processes the preemption service of
+    `jax.distributed` waits for SIGTERM, to agree on the step that all of them save; there Ctrl-C is made one, and
+    `signal` stays None.
     """
 
     def __init__(self):
         self.signal: signal.Signals | None = None
-        self._at_once = False
+        self._at_once = self._handed_over = False
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._handle)
+        if threading.current_thread() is threading.main_thread():
+            handlers = {signal.SIGTERM: self._handle, signal.SIGINT: self._handle}
+            if jax.process_count() > 1:
+                handlers = {signal.SIGINT: self._hand_over}
+            for number, handler in handlers.items():
+                self._before[number] = signal.signal(number, handler)
         return self
 
     def __exit__(self, *_) -> None:
@@ -46,6 +51,12 @@ class Interruption:
             yield
         finally:
             self._at_once = False
+
+    def _hand_over(self, number: int, frame: object) -> None:
+        if self._handed_over:
+            raise KeyboardInterrupt
+        self._handed_over = True
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _handle(self, number: int, frame: object) -> None:
         if self.signal is not None and number == signal.SIGINT:

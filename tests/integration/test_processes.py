@@ -1,0 +1,131 @@
+"""Runs of two processes on loopback, whole and with one of them killed, failing or told to end."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import runs
+
+from jaxseg import exits
+
+ROOT = pathlib.Path(__file__).parents[2]
+BOUND = 60  # seconds that a process may live on without the others
+
+
+def launch(folder, *settings, send="", flags=(), grace=BOUND):
+    """(exit status, output) of a run of two processes; the launcher kills what outlives the bound."""
+    environment = dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=str(ROOT))
+    if send:
+        environment["JAXSEG_SEND"] = send
+    launcher = [sys.executable, "-m", "jaxseg.launch", "--processes=2", f"--grace={grace}", *flags]
+    done = subprocess.run(
+        [*launcher, "tests/training/several.py", str(folder), "train.steps=12", *settings],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def saved(folder):
+    return sorted(int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdigit())
+
+
+def assert_within_bound(output):
+    assert "still running; they are killed" not in output, output
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    status, output = launch(folder)
+    assert status == 0, output
+    return folder
+
+
+def test_sigterm_to_one_process_saves_once_and_ends_both(tmp_path):
+    """Validations are left out, which would take most of the time."""
+    settings = ("train.steps=2000", "train.eval_every=0", "train.save_every=1000")
+    status, output = launch(tmp_path, *settings, send="1 SIGTERM step 2/")
+    assert status == exits.PREEMPTED, output
+    (step,) = saved(tmp_path)
+    assert f"[0] Stopped by SIGTERM: step {step} is saved" in output
+    assert "[1] several.py: process 1 of 2 ends (exit 143) at SIGTERM" in output
+    assert_within_bound(output)
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["device"]["processes"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process, name", [(1, "SIGTERM"), (0, "SIGTERM"), (1, "SIGINT")])
+def test_a_run_of_two_that_was_told_to_end_continues_to_the_same_bits(
+    tmp_path, whole, process, name
+):
+    status, output = launch(tmp_path, send=f"{process} {name} step 4/")
+    assert status == exits.PREEMPTED, output
+    step = saved(tmp_path)[-1]
+    assert step < 12 and f"step {step} is saved" in output
+    status, output = launch(tmp_path)
+    assert status == 0 and f"Resumed from step {step}" in output, output
+    runs.assert_same(tmp_path, whole)
+
+
+@pytest.mark.slow
+def test_the_launcher_restarts_to_the_same_bits(tmp_path, whole):
+    """The signal comes at step 4, which is not reached a second time."""
+    status, output = launch(tmp_path, send="1 SIGTERM step 4/", flags=["--restarts=2"])
+    assert status == 0 and "starts again (2 of 2 restarts left)" in output, output
+    runs.assert_same(tmp_path, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_killed_process_ends_the_other_within_the_bound(tmp_path, whole, process):
+    status, output = launch(tmp_path, send=f"{process} SIGKILL step 8/")
+    assert status == 128 + signal.SIGKILL, output
+    assert f"process {process} of 2 was killed by SIGKILL (exit 137)" in output
+    assert_within_bound(output)
+    other = 1 - process
+    ended = re.search(rf"process {other} of 2 (.*)", output)
+    assert "exit 75" in ended[1] or "SIGABRT (exit 134)" in ended[1], output
+    assert f"[{other}] several.py: process {other} of 2 ends (exit 75): another" in output or (
+        "jax" in output and "fatal error" in output
+    )
+    status, output = launch(tmp_path)
+    assert status == 0, output
+    runs.assert_same(tmp_path, whole)
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_ends_the_other(tmp_path):
+    status, output = launch(tmp_path, send="1 FAIL step 4/")
+    assert status == exits.MISTAKE, output
+    assert "[1] several.py: it failed" in output
+    assert "process 0 of 2" in output
+    assert_within_bound(output)
+
+
+@pytest.mark.slow
+def test_processes_that_do_not_meet_say_so():
+    done = subprocess.run(
+        [sys.executable, "tests/training/several.py", "/nonexistent", "train.steps=1"]
+        + ["--coordinator_address=127.0.0.1:9", "--num_processes=2", "--process_id=1"]
+        + ["--start_timeout=3"],
+        cwd=ROOT,
+        env=dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=BOUND,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "did not meet at 127.0.0.1:9 within 3 s" in done.stderr, done.stderr
