@@ -2,7 +2,8 @@
 
 The same command continues a run that was stopped or killed. Every key of the config can be set from here, e.g.
 `--config.optim.lr=0.01`. Exit status: 0 finished; 2 a mistake that is explained in one message (JAXSEG_TRACEBACK=1
-shows where it came up); 143 or 130 stopped by SIGTERM or Ctrl-C, after saving.
+shows where it came up); 143 or 130 stopped by SIGTERM or Ctrl-C, after saving; 75 or 134 another process of the run is
+gone. On several machines (docs/scale.md) it is the same command on each.
 """
 
 import os

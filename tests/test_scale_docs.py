@@ -108,9 +108,7 @@ GCLOUD = 'for a; do case $a in --command=*) bash -c "${a#--command=}"; exit;; es
 @pytest.mark.parametrize(
     "statuses, calls, wanted", [([75, 134, 143], 4, 0), ([137, 2], 2, 2), ([1], 1, 1)]
 )
-def test_each_machine_of_a_pod_starts_its_process_again(
-    machine, tmp_path, statuses, calls, wanted
-):
+def test_each_machine_of_a_pod_starts_its_process_again(machine, tmp_path, statuses, calls, wanted):
     (tmp_path / "home" / "statuses").write_text("".join(f"{s}\n" for s in statuses))
     commands = dict(gcloud=GCLOUD, python3=FAILING)
     status, output = machine("tpu_pod.sh", commands)

@@ -28,7 +28,8 @@ from jaxseg import exits
 # Seconds. A process that dies is noticed after HEARTBEAT at the latest and the others are told at once: less than 60.
 HEARTBEAT = 30
 START = 60
-SHUTDOWN = 60
+# At the end the others wait for the one that writes the results. It may take its time: if it dies, they learn of it.
+SHUTDOWN = 1800
 FINISH = 15
 
 _NAMES = ("coordinator_address", "num_processes", "process_id")
@@ -99,9 +100,11 @@ def from_flags() -> Flags:
 def initialize(given: Flags, environment: Mapping[str, str] = os.environ) -> None:
     """Joins the processes of the run, if it has several; must come before anything that looks for devices.
 
+    If not all of them are there in time, this process ends with `exits.LOST` and says so: jax itself would end it by
+    SIGABRT.
+
     Raises:
       ValueError: the flags do not fit each other, or the scheduler's variables do not say enough.
-      OSError: not all of them were there in time.
     """
     wanted: dict[str, Any] = {}
     scheduler = None
@@ -118,12 +121,13 @@ def initialize(given: Flags, environment: Mapping[str, str] = os.environ) -> Non
     # It warns of proxies in general; what it means is said below, if the processes do not meet.
     logging.getLogger("jax._src.distributed").setLevel(logging.ERROR)
     try:
-        jax.distributed.initialize(
-            **wanted,
-            initialization_timeout=given.start_timeout,
-            heartbeat_timeout_seconds=HEARTBEAT,
-            shutdown_timeout_seconds=SHUTDOWN,
-        )
+        with _limited(given):
+            jax.distributed.initialize(
+                **wanted,
+                initialization_timeout=given.start_timeout + 30,
+                heartbeat_timeout_seconds=HEARTBEAT,
+                shutdown_timeout_seconds=SHUTDOWN,
+            )
     except ValueError as error:
         if scheduler == "TPU":
             return  # a machine with TPUs of its own, in no pod
@@ -131,8 +135,6 @@ def initialize(given: Flags, environment: Mapping[str, str] = os.environ) -> Non
             f"{scheduler or 'jax'} started this as one of several processes, but: {error} Give --coordinator_address, "
             "--num_processes and --process_id."
         ) from error
-    except jax.errors.JaxRuntimeError as error:
-        raise OSError(_not_met(given, error)) from error
 
 
 def detected(environment: Mapping[str, str]) -> str | None:
@@ -178,7 +180,8 @@ def ending_together() -> Iterator[None]:
             _tell(f"ends (exit {status}) at SIGTERM to one of them, after saving.")
         raise
     except BaseException as error:
-        if not jax.distributed.is_initialized() or jax.process_count() == 1:
+        # Not jax.process_count(), which would wait for the others if no device has been used yet.
+        if not jax.distributed.is_initialized():
             raise
         traceback.print_exc()
         if not lost_another(error):
@@ -222,12 +225,29 @@ def _leave(status: int) -> None:
     os._exit(status)
 
 
-def _not_met(given: Flags, error: Exception) -> str:
+@contextlib.contextmanager
+def _limited(given: Flags) -> Iterator[None]:
+    """Ends the process if what is within takes longer than `start_timeout`."""
+
+    def end() -> None:
+        print(f"{os.path.basename(sys.argv[0])}: {_not_met(given)}", file=sys.stderr)
+        _leave(exits.LOST)
+
+    timer = threading.Timer(given.start_timeout, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _not_met(given: Flags) -> str:
     address = f" at {given.coordinator_address}" if given.coordinator_address else ""
     proxies = [name for name in os.environ if name.lower() in ("http_proxy", "https_proxy")]
     words = (
-        f"The processes of the run did not meet{address} within {given.start_timeout} s: "
-        f"{str(error).splitlines()[0][:300]}. Was each of them started, with the same number of processes, and may "
-        "they reach that address? --start_timeout=SECONDS waits longer."
+        f"the processes of the run did not meet{address} within {given.start_timeout} s (exit {exits.LOST}). Was each "
+        "of them started, with the same number of processes, and may they reach that address? "
+        "--start_timeout=SECONDS waits longer."
     )
     return words + (f" {', '.join(proxies)} may be in the way: unset." if proxies else "")

@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -53,8 +54,8 @@ def whole(tmp_path_factory):
 
 
 def test_sigterm_to_one_process_saves_once_and_ends_both(tmp_path):
-    """Validations are left out, which would take most of the time."""
-    settings = ("train.steps=2000", "train.eval_every=0", "train.save_every=1000")
+    """A long run without validations: the signal comes in its midst."""
+    settings = ("train.steps=20000", "train.eval_every=0", "train.save_every=20000")
     status, output = launch(tmp_path, *settings, send="1 SIGTERM step 2/")
     assert status == exits.PREEMPTED, output
     (step,) = saved(tmp_path)
@@ -66,7 +67,9 @@ def test_sigterm_to_one_process_saves_once_and_ends_both(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("process, name", [(1, "SIGTERM"), (0, "SIGTERM"), (1, "SIGINT")])
+@pytest.mark.parametrize(
+    "process, name", [(1, "SIGTERM"), (0, "SIGTERM"), (1, "SIGINT"), (0, "LAUNCHER")]
+)
 def test_a_run_of_two_that_was_told_to_end_continues_to_the_same_bits(
     tmp_path, whole, process, name
 ):
@@ -106,8 +109,10 @@ def test_a_killed_process_ends_the_other_within_the_bound(tmp_path, whole, proce
 
 
 @pytest.mark.slow
-def test_a_process_that_fails_ends_the_other(tmp_path):
-    status, output = launch(tmp_path, send="1 FAIL step 4/")
+@pytest.mark.parametrize("moment", ["step 4/", "Data: val"])
+def test_a_process_that_fails_ends_the_other(tmp_path, moment):
+    """Also before it has asked for devices, for which all of them are needed."""
+    status, output = launch(tmp_path, send=f"1 FAIL {moment}")
     assert status == exits.MISTAKE, output
     assert "[1] several.py: it failed" in output
     assert "process 0 of 2" in output
@@ -115,17 +120,21 @@ def test_a_process_that_fails_ends_the_other(tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_that_do_not_meet_say_so():
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_process_alone_gives_up(tmp_path, process):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
     done = subprocess.run(
-        [sys.executable, "tests/training/several.py", "/nonexistent", "train.steps=1"]
-        + ["--coordinator_address=127.0.0.1:9", "--num_processes=2", "--process_id=1"]
+        [sys.executable, "tests/training/several.py", str(tmp_path), "train.steps=1"]
+        + [f"--coordinator_address={address}", "--num_processes=2", f"--process_id={process}"]
         + ["--start_timeout=3"],
         cwd=ROOT,
         env=dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=str(ROOT)),
         capture_output=True,
         text=True,
-        timeout=BOUND,
+        timeout=2 * BOUND,
         check=False,
     )
-    assert done.returncode != 0
-    assert "did not meet at 127.0.0.1:9 within 3 s" in done.stderr, done.stderr
+    assert done.returncode == exits.LOST, done.stderr
+    assert f"did not meet at {address} within 3 s" in done.stderr

@@ -15,7 +15,7 @@ processes.define_flags()
 
 
 class Console(metrics.Console):
-    """Prints, and sends this process a signal at a line: `JAXSEG_SEND="1 SIGTERM step 4/"` (or FAIL)."""
+    """Prints, and sends this process a signal at a line: `JAXSEG_SEND="1 SIGTERM step 4/"` (FAIL and LAUNCHER, too)."""
 
     def print(self, *objects, **options):
         super().print(*objects, **options)
@@ -27,7 +27,10 @@ def send(line: str) -> None:
     if line.startswith(start) and processes.from_flags().process_id in (None, int(process)):
         if name == "FAIL":
             raise OSError("it failed")
-        os.kill(os.getpid(), signal.Signals[name])
+        if name == "LAUNCHER":
+            os.kill(os.getppid(), signal.SIGTERM)
+        else:
+            os.kill(os.getpid(), signal.Signals[name])
 
 
 def main(argv: list[str]) -> None:

@@ -1,8 +1,11 @@
 """How the processes of a run are found; runs of several are in tests/integration."""
 
+import threading
+
 import jax
 import pytest
 
+from jaxseg import exits
 from jaxseg.training import processes
 from jaxseg.training.processes import Flags
 
@@ -42,8 +45,18 @@ def test_flags_are_passed_on_with_bounds_below_a_minute(asked):
     assert (options["num_processes"], options["process_id"]) == (4, 3)
     assert options["cluster_detection_method"] == "deactivate"
     assert options["heartbeat_timeout_seconds"] < 60
-    assert options["initialization_timeout"] <= 60 and options["shutdown_timeout_seconds"] <= 60
     assert jax.config.jax_cpu_collectives_implementation == "gloo"
+
+
+def test_processes_that_do_not_meet_say_so_in_time(monkeypatch, capsys):
+    """As jax waits in C++ and then ends the process without Python, the end here is one of the process, too."""
+    ended = threading.Event()
+    left = []
+    monkeypatch.setattr(processes, "_leave", lambda status: (left.append(status), ended.set()))
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **options: ended.wait(30))
+    processes.initialize(Flags("10.0.0.1:8476", 4, 3, start_timeout=1), {})
+    assert left == [exits.LOST]
+    assert "did not meet at 10.0.0.1:8476 within 1 s (exit 75)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
