@@ -5,6 +5,7 @@ One thread, because Linux ends a child together with the thread that started it 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -76,10 +77,8 @@ class Group:
     def close(self) -> None:
         """Ends what is left of them, with all that they have started, and passes on the rest of their output."""
         for process in self._processes:
-            try:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)  # data workers, too
-            except (ProcessLookupError, PermissionError):
-                pass
             process.wait()
         for key in list(self._selector.get_map().values()):
             self._pass_on(key)

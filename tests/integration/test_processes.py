@@ -125,10 +125,10 @@ def test_a_process_alone_gives_up(tmp_path, process):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = [f"--coordinator_address={address}", "--num_processes=2", f"--process_id={process}"]
+    program = [sys.executable, "tests/training/several.py", str(tmp_path), "train.steps=1"]
     done = subprocess.run(
-        [sys.executable, "tests/training/several.py", str(tmp_path), "train.steps=1"]
-        + [f"--coordinator_address={address}", "--num_processes=2", f"--process_id={process}"]
-        + ["--start_timeout=3"],
+        [*program, *flags, "--start_timeout=3"],
         cwd=ROOT,
         env=dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=str(ROOT)),
         capture_output=True,

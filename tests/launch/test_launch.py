@@ -24,9 +24,9 @@ def start(tmp_path, code, *flags, processes=2):
         "given = dict(a[2:].split('=', 1) for a in sys.argv[1:] if a.startswith('--'))\n"
         "me, here = int(given.get('process_id', 0)), pathlib.Path(__file__).parent\n" + code
     )
+    launcher = [sys.executable, "-m", "jaxseg.launch", f"--processes={processes}", *flags]
     return subprocess.Popen(
-        [sys.executable, "-m", "jaxseg.launch", f"--processes={processes}", *flags]
-        + [str(program), "--config=c"],
+        [*launcher, str(program), "--config=c"],
         cwd=ROOT,
         env=dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=str(ROOT)),
         stdout=subprocess.PIPE,
