@@ -10,9 +10,8 @@ import signal
 
 MISTAKE = 2  # of the user, told in one message
 LOST = 75  # another process of the run is gone; EX_TEMPFAIL of sysexits.h: try again
+INTERRUPTED = 128 + signal.SIGINT  # somebody wanted it to end
 PREEMPTED = 128 + signal.SIGTERM  # saved, and ended
-
-_ASKED_FOR = {signal.SIGINT}  # somebody wanted it to end
 
 
 def of(returncode: int) -> int:
@@ -22,7 +21,7 @@ def of(returncode: int) -> int:
 
 def restart_helps(status: int) -> bool:
     """Whether the run may come further if the same command is given again."""
-    return status == LOST or (status > 128 and status - 128 not in _ASKED_FOR)
+    return status == LOST or (status > 128 and status != INTERRUPTED)
 
 
 def told(status: int) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from jaxseg import exits
 from jaxseg.launch import devices, restarts
 
 GRACE = 60.0
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> int:
         environments = devices.split(args.processes, args.devices_per_process)
     except ValueError as error:
         print(f"jaxseg.launch: {error}", file=sys.stderr)
-        return 2
+        return exits.MISTAKE
     return restarts.run(args.program, environments, restarts=args.restarts, grace=args.grace)
 
 

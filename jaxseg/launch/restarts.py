@@ -38,7 +38,7 @@ def run(
                 break
             _tell(f"starts again ({left} of {restarts} restarts left).")
     if status and signal.SIGINT in asked:
-        return 128 + signal.SIGINT
+        return exits.INTERRUPTED
     return status
 
 

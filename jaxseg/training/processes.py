@@ -172,18 +172,19 @@ def ending_together() -> Iterator[None]:
         yield
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
-        if status and status != exits.PREEMPTED and jax.distributed.is_initialized():
-            if not isinstance(error.code, int):
-                print(error.code, file=sys.stderr)
-            _leave(status)
-        if status == exits.PREEMPTED and jax.process_index():  # the first has told it
-            _tell(f"ends (exit {status}) at SIGTERM to one of them, after saving.")
+        if status and jax.distributed.is_initialized():
+            if status != exits.PREEMPTED:
+                _leave(status)
+            if jax.process_index():  # the first has told it
+                _tell(f"ends (exit {status}) at SIGTERM to one of them, after saving.")
         raise
     except BaseException as error:
         # Not jax.process_count(), which would wait for the others if no device has been used yet.
         if not jax.distributed.is_initialized():
             raise
         traceback.print_exc()
+        if isinstance(error, KeyboardInterrupt):
+            _leave(exits.INTERRUPTED)
         if not lost_another(error):
             _leave(1)
         _tell(

@@ -73,7 +73,6 @@ def test_one_process_needs_no_coordinator(tmp_path):
         ("if me: sys.exit(2)", 2, "process 1 of 2 found a mistake, which it has told (exit 2)"),
         ("if me: os.kill(os.getpid(), 9)", 137, "process 1 of 2 was killed by SIGKILL (exit 137)"),
         ("if me: sys.exit(75)", 75, "process 1 of 2 lost another process (exit 75)"),
-        ("if me: sys.exit(1)", 1, "process 1 of 2 failed (exit 1)"),
     ],
 )
 def test_the_first_that_fails_gives_status_and_reason(tmp_path, code, status, reason):

@@ -119,6 +119,48 @@ def test_a_process_that_fails_ends_the_other(tmp_path, moment):
     assert_within_bound(output)
 
 
+def slurm(process, job):
+    return dict(
+        SLURM_JOB_ID=str(job),
+        SLURM_STEP_NODELIST="localhost",
+        SLURM_NTASKS="2",
+        SLURM_PROCID=str(process),
+        SLURM_LOCALID=str(process),
+    )
+
+
+def open_mpi_4(process, job):
+    return dict(
+        OMPI_MCA_orte_hnp_uri=f"{job * 4096}.0;tcp://127.0.0.1:1",
+        OMPI_COMM_WORLD_SIZE="2",
+        OMPI_COMM_WORLD_RANK=str(process),
+        OMPI_COMM_WORLD_LOCAL_RANK=str(process),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheduler", [slurm, open_mpi_4])
+def test_a_scheduler_s_variables_are_enough(tmp_path, scheduler):
+    """The port that jax takes follows from the number of the job."""
+    program = [sys.executable, "tests/training/several.py", str(tmp_path), "train.steps=3"]
+    common = dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=str(ROOT))
+    processes = [
+        subprocess.Popen(
+            program,
+            cwd=ROOT,
+            env={**common, **scheduler(process, os.getpid() % 4096)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for process in (0, 1)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["device"]["processes"] == 2 and saved(tmp_path) == [3]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("process", [0, 1])
 def test_a_process_alone_gives_up(tmp_path, process):
