@@ -28,6 +28,7 @@ from jaxseg.training import (
     interruption,
     metrics,
     optimizer,
+    processes,
     readable,
     setup,
     sharding,
@@ -86,6 +87,7 @@ def train(
     console.quiet = console.quiet or jax.process_index() > 0
     config = setup.checked(config, base)
     folder = workdir.prepare(folder)
+    processes.check_same_folder(folder)
     ended = validation.read_final(folder)
     if ended is not None and ended[0] >= config.train.steps:
         setup.compare_with_finished(folder, config, console, base)

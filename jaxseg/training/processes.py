@@ -13,7 +13,9 @@ import glob
 import importlib.util
 import logging
 import os
+import pathlib
 import re
+import secrets
 import sys
 import threading
 import traceback
@@ -21,7 +23,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from absl import flags
+from jax.experimental import multihost_utils
 
 from jaxseg import exits
 
@@ -199,6 +203,30 @@ def lost_another(error: BaseException) -> bool:
     return isinstance(error, jax.errors.JaxRuntimeError) and bool(
         _FAILED_COLLECTIVE.search(str(error))
     )
+
+
+def check_same_folder(folder: pathlib.Path) -> None:
+    """Sees to it that all processes mean the same work directory, which lies on a file system of all machines.
+
+    Raises:
+      ValueError: some do not see what the first one writes; on all of them.
+    """
+    if jax.process_count() == 1:
+        return
+    number = multihost_utils.broadcast_one_to_all(np.uint32(secrets.randbits(32)))
+    file = folder / f".seen-by-all-{int(number):08x}"  # nobody can have asked for it before
+    if jax.process_index() == 0:
+        file.touch()
+    multihost_utils.sync_global_devices("written")
+    seen = np.ravel(multihost_utils.process_allgather(np.asarray(file.exists())))
+    if jax.process_index() == 0:
+        file.unlink()
+    if not seen.all():
+        blind = ", ".join(str(i) for i in np.flatnonzero(~seen))
+        raise ValueError(
+            f"Not all processes see the same work directory {folder}: what process 0 writes there is not there for "
+            f"process {blind}. Choose a --workdir on a file system that all machines share."
+        )
 
 
 def finish(work: Callable[[], None], after: BaseException | None) -> None:

@@ -109,6 +109,15 @@ def test_a_killed_process_ends_the_other_within_the_bound(tmp_path, whole, proce
 
 
 @pytest.mark.slow
+def test_a_work_directory_that_is_not_shared_is_a_mistake(tmp_path):
+    status, output = launch(tmp_path / "{process}")
+    assert status == exits.MISTAKE, output
+    message = "Not all processes see the same work directory"
+    assert all(f"[{i}] several.py: {message} {tmp_path / str(i)}" in output for i in (0, 1))
+    assert not list((tmp_path / "0").iterdir())
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["step 4/", "Data: val"])
 def test_a_process_that_fails_ends_the_other(tmp_path, moment):
     """Also before it has asked for devices, for which all of them are needed."""

@@ -1,4 +1,7 @@
-"""The stand-in's run as a program of several processes: `several.py FOLDER SETTING... --num_processes=2 ...`."""
+"""The stand-in's run as a program of several processes: `several.py FOLDER SETTING... --num_processes=2 ...`.
+
+In the folder's name `{process}` stands for the number of the process.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +40,9 @@ def main(argv: list[str]) -> None:
     processes.initialize(processes.from_flags())
     config = standin.make_config()
     standin.update(config, *argv[2:])
+    folder = argv[1].format(process=processes.from_flags().process_id)
     result = loop.train(
-        config, argv[1], base=standin.common.base(), build=standin.build, console=Console()
+        config, folder, base=standin.common.base(), build=standin.build, console=Console()
     )
     if result.signal:
         sys.exit(128 + result.signal)
