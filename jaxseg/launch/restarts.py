@@ -57,7 +57,8 @@ def _once(
     status, passed_on, deadline = 0, 0, float("inf")
     with contextlib.closing(processes):
         while processes.running():
-            for number, returncode in processes.step():
+            # Of those that end at a time, the one that lost another is not the cause.
+            for number, returncode in sorted(processes.step(), key=lambda e: e[1] == exits.LOST):
                 ended = exits.of(returncode)
                 if ended:
                     _tell(f"process {number} of {len(environments)} {exits.told(ended)}.")
