@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import resource
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from jaxseg.data import shapes
 from jaxseg.data import source as data_source
 from jaxseg.data.sources import Category
 from jaxseg.training import loop, metrics, setup, workdir
+from tests.data import coco_folder
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -222,6 +224,26 @@ def test_images_that_cannot_be_read_stop_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes.Shapes, "image", unreadable)
     with pytest.raises(ValueError, match=r"None of the 14 training images .*the file is missing"):
         runs.train(tmp_path)
+
+
+def test_a_folder_of_images_that_disappears_ends_the_run_and_loses_no_step(tmp_path):
+    data, run = tmp_path / "data", tmp_path / "run"
+    written = coco_folder.write(data, coco_folder.content(8)).data
+    config = standin.make_config(eval_every=0, save_every=2)
+    config.data.update(source="coco_json", root=written.root, keep_empty=True)
+    config.data.train, config.data.val = written.train, written.val
+
+    def disappear(line):
+        if line.startswith("step 2/"):
+            (data / "images").rename(data / "elsewhere")
+
+    with pytest.raises(
+        ValueError, match=r"None of the 8 training images .*missing\)\. Is the disk still there"
+    ):
+        runs.train(run, config, hook=disappear)
+    (data / "elsewhere").rename(data / "images")
+    result, console = runs.train(run, config)
+    assert result.finished and re.search(r"Resumed from step [24]\b", console.text)
 
 
 def test_a_split_without_annotations_has_the_classes_of_the_training_split(monkeypatch):
