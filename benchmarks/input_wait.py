@@ -11,14 +11,10 @@ next one over while one runs. `idle` is the part of the time in which no step ra
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from typing import Any
-
 import jax
 from absl import app, flags
 
-from benchmarks import context, input_source, options, processes
+from benchmarks import context, input_source, options, processes, standin_device
 from jaxseg.data import pipeline, sources
 from jaxseg.training import sharding
 
@@ -37,41 +33,6 @@ for _name in ("step_ms", "workers"):
 _FIRST = 8  # steps that are not timed: they find what was prepared while the workers started
 
 
-class Device:
-    """An accelerator that does one step after the other, and holds the host up when one waits already."""
-
-    def __init__(self, seconds: float):
-        self._seconds = seconds
-        self._free = time.perf_counter()
-        self.idle = 0.0  # seconds since it was made in which no step ran
-
-    def step(self) -> None:
-        """Takes a step over: at once if none waits, else when the one that runs is done."""
-        now = time.perf_counter()
-        if now < self._free:
-            time.sleep(self._free - now)
-        else:
-            self.idle += now - self._free
-        self._free = max(now, self._free) + self._seconds
-
-
-def run(batches: Iterator[Any], seconds: float, steps: int) -> dict[str, float]:
-    """{"idle", "data_wait", "steps_per_second"} of so many steps, each of so many seconds and with a batch."""
-    device, waited = Device(seconds), 0.0
-    begin = time.perf_counter()
-    for _ in range(steps):
-        asked = time.perf_counter()
-        jax.block_until_ready(next(batches))
-        waited += time.perf_counter() - asked
-        device.step()
-    total = time.perf_counter() - begin
-    return {
-        "idle": min(1.0, device.idle / total),
-        "data_wait": waited / total,
-        "steps_per_second": steps / total,
-    }
-
-
 def measure(workers: int, milliseconds: int) -> dict[str, float]:
     """One line of the table."""
     config = input_source.config(workers)
@@ -80,9 +41,9 @@ def measure(workers: int, milliseconds: int) -> dict[str, float]:
     last = _FIRST + _STEPS.value + 16  # the workers have something to do until the end
     with pipeline.train_batches(config, source, first_step=0, last_step=last) as host:
         ahead = (batch.images for _, batch in sharding.prefetch(host, mesh))
-        run(ahead, milliseconds / 1000, _FIRST)
+        standin_device.run(ahead, milliseconds / 1000, _FIRST)
         used = processes.cpu_seconds()
-        measured = run(ahead, milliseconds / 1000, _STEPS.value)
+        measured = standin_device.run(ahead, milliseconds / 1000, _STEPS.value)
         used = processes.cpu_seconds() - used
     images = _STEPS.value * config.train.batch_size
     asked = config.train.batch_size * 1000 / max(1, milliseconds)
