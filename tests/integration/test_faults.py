@@ -1,5 +1,6 @@
 """What a user gets wrong or a machine refuses ends in one clear message and loses nothing."""
 
+import ctypes
 import json
 import os
 import pathlib
@@ -18,7 +19,7 @@ import standin
 from jaxseg.data import shapes
 from jaxseg.data import source as data_source
 from jaxseg.data.sources import Category
-from jaxseg.training import loop, metrics, setup, workdir
+from jaxseg.training import checkpoints, loop, metrics, setup, workdir
 from tests.data import coco_folder
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -139,6 +140,34 @@ def test_a_full_disk_in_a_save_leaves_the_save_before(tmp_path, file_limit, capl
     assert result.finished and "Resumed from step 3" in console.text
     steps = [x["step"] for x in metrics.read(tmp_path, "train")]
     assert steps == [2, 4, 6, 8, 10, 12]
+
+
+def obey_modes():
+    """Root may write into what is read-only; what is executed after this may not. Others cannot anyway."""
+    bounding_set_drop, dac_override = 24, 1
+    ctypes.CDLL(None).prctl(bounding_set_drop, dac_override, 0, 0, 0)
+
+
+@pytest.mark.slow
+def test_a_folder_that_becomes_read_only_ends_the_run_and_keeps_its_checkpoints(tmp_path):
+    folder, said = tmp_path / "run", tmp_path / "output.txt"
+    settings = ("train.steps=100000", "train.eval_every=0", "train.log_every=50")
+    with open(said, "w") as file:
+        process = runs.start(folder, *settings, stdout=file, preexec_fn=obey_modes)
+    place = folder / "checkpoints"
+    try:
+        deadline = time.monotonic() + 400
+        while not (place / "3").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        place.chmod(0o555)
+        assert process.wait(timeout=120) == 1
+    finally:
+        process.kill()
+        place.chmod(0o755)
+    last = said.read_text().splitlines()[-1]
+    assert re.search(r"Could not write checkpoint \d+ to .*: .*Permission denied", last), last
+    newest = int(re.search(r"checkpoint (\d+) is the newest", last)[1])
+    assert checkpoints.restore_for_eval(folder)[3] == newest
 
 
 def test_a_loss_that_is_not_finite_stops_and_is_explained(tmp_path):

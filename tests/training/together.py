@@ -1,4 +1,4 @@
-"""The stand-in's run as one of several processes on this machine: `together.py PROCESS COUNT PORT FOLDER SETTING...`."""
+"""The stand-in's run as one of several processes here: `together.py PROCESS COUNT PORT FOLDER SETTING...`."""
 
 import sys
 
