@@ -30,6 +30,16 @@ def held(pid: int) -> Held:
     return Held(*(1024 * int(size) for size in sizes), files, int(numbers["Threads"]))
 
 
+def cpu_seconds() -> float:
+    """That this process and its descendants have worked so far; those that have ended do not count."""
+    ticks = 0
+    for pid in (os.getpid(), *descendants(os.getpid())):
+        with contextlib.suppress(OSError):
+            fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def descendants(pid: int) -> list[int]:
     """Its children, and theirs; not those that have yet to start their program: their memory is their parent's."""
     found, own = [], _command_line(pid)

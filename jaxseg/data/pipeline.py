@@ -34,37 +34,74 @@ class HostBatch:
 class Batches(Iterator[HostBatch]):
     """An iterator of HostBatch with workers behind it; close it, or use it in a `with` statement.
 
-    The workers start at once, so that they are ready when the model is compiled. `problems` counts images that
-    could not be read: each has its place in the batch with `valid` False.
+    The workers start at once, so that they are ready when the model is compiled. If one dies, all are started again
+    and go on with the same batches. `problems` counts images that could not be read: each has its place in the batch
+    with `valid` False.
     """
 
     def __init__(self, dataset: grain.MapDataset, data: Any):
         self.problems = problems_lib.Problems()
-        self._length = len(dataset)
-        self._live = [workers.iterate(dataset, data.workers, data.prefetch)]  # empty: closed
+        self._dataset, self._workers, self._prefetch = dataset, data.workers, data.prefetch
+        self._taken = 0
+        self._last_death = -1  # how many batches had been taken
+        self._live: list[Any] = []  # empty: closed
         # At the interpreter's end grain could not close itself any more.
         self._finalizer = weakref.finalize(self, _end, self._live)
+        self._start()
+
+    def _start(self) -> None:
+        """Starts workers on the batches that have not been taken."""
+        rest = self._dataset.slice(slice(self._taken, None)) if self._taken else self._dataset
+        self._live.append(workers.iterate(rest, self._workers, self._prefetch))
         self._first: list[Any] = []
         self._starter = None
-        if data.workers and self._length:
+        if self._workers and len(rest):
             arguments = (self._live[0], self._first)
             self._starter = threading.Thread(target=_take_first, args=arguments, daemon=True)
             self._starter.start()
 
     def __len__(self) -> int:
         """The number of batches, from the first on."""
-        return self._length
+        return len(self._dataset)
 
     def __next__(self) -> HostBatch:
+        """The next batch.
+
+        Raises:
+          ChildProcessError: a worker died, and the ones that were started in its place did so at the same batch.
+        """
         if not self._live:
             raise ValueError("These batches were closed.")
+        while True:
+            try:
+                raw = self._raw()
+                break
+            except ChildProcessError as death:
+                self._start_again(death)
+        self._taken += 1
+        return self._host_batch(raw)
+
+    def _raw(self) -> dict[str, Any]:
         if self._starter is not None:
             self._starter.join()
             self._starter = None
         raw = self._first.pop() if self._first else _take(self._live[0])
         if isinstance(raw, BaseException):
             raise raw
-        return self._host_batch(raw)
+        return raw
+
+    def _start_again(self, death: ChildProcessError) -> None:
+        if self._last_death == self._taken:
+            raise ChildProcessError(
+                f"{death} It was the second one at the same batch, so that another start would not help. Is there "
+                f"enough memory for data.workers={self._workers} processes of data.prefetch={self._prefetch} batches "
+                "each? With data.workers=0 the error itself comes up. The same command goes on from the newest "
+                "checkpoint."
+            ) from death
+        logging.warning("%s All %d are started again; no batch is lost.", death, self._workers)
+        self._last_death = self._taken
+        _end(self._live)
+        self._start()
 
     def _host_batch(self, raw: dict[str, Any]) -> HostBatch:
         from jaxseg import structures  # here, so that workers need no flax

@@ -75,8 +75,9 @@ class TfdsSource:
             raise source.ImageError("image file is missing", path)
         try:
             example = self._data(self._split)[int(self._records[index])]
-        except RuntimeError as error:  # array_record's
-            reason = f"record is damaged or not readable ({str(error).partition(';')[0]})"
+        except Exception as error:  # of array_record's, tfds' and the system's many kinds
+            cause = str(error).partition(";")[0].partition("\n")[0]
+            reason = f"record is damaged or not readable ({cause})"
             raise source.ImageError(reason, path) from None
         self._last = (index, example)
         return images.decode(

@@ -22,6 +22,8 @@ import cv2
 import grain
 from absl import flags, logging
 
+from jaxseg.data import worker_deaths
+
 _POLL_SECONDS = 1.0
 _TRACKER_MILLISECONDS = 1000
 _END_SECONDS = 10.0  # more than noticing the parent's end and freeing what was shared takes
@@ -32,13 +34,17 @@ _GRAIN = "grain-process-prefetch"  # how grain names its workers
 
 
 def iterate(dataset: grain.MapDataset, workers: int, prefetch: int) -> Any:
-    """Iterates a grain data set in order, with `workers` processes that keep `prefetch` elements ready each."""
+    """Iterates a grain data set in order, with `workers` processes that keep `prefetch` elements ready each.
+
+    Its `next` raises ChildProcessError when one of them died.
+    """
     if not flags.FLAGS.is_parsed():  # grain reads absl's flags, also in programs that have none
         flags.FLAGS.mark_as_parsed()
     elements = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=1))
     if not workers:
         return iter(elements)
     _start_without_main()
+    worker_deaths.watch()
     options = grain.experimental.DatasetOptions(min_shm_size=_shm_threshold())
     elements = grain.experimental.WithOptionsIterDataset(elements, options)
     return iter(

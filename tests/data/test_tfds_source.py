@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -176,3 +178,31 @@ def test_damaged_record(folders, tmp_path):
         ValueError, match=r"own-train\.array_record-00000-of-00001 is damaged: it has"
     ):
         sources.open_source(config(data_dir, "tfds").data, "train")
+
+
+@pytest.mark.parametrize("when", ["before it is opened", "later"])
+@pytest.mark.parametrize("what", ["shard removed", "shard cut off", "folder removed"])
+def test_what_disappears_in_mid_training(tmp_path, when, what):
+    """What was open stays readable; what is not counts as images that cannot be read."""
+    prepared.write(tmp_path / "given", "train", prepared.awkward(40))
+    prepared.prepare(tmp_path / "given", tmp_path / "data_dir")
+    (path,) = tmp_path.glob("data_dir/own/1.0.0/own-train.array_record-*")
+    made = config(tmp_path / "data_dir", "tfds")
+    opened = sources.open_source(made.data, "train")
+    with pipeline.train_batches(made, opened, first_step=0, last_step=9) as batches:
+        if when == "later":
+            assert next(batches).batch.valid.all()
+        if what == "shard removed":
+            path.unlink()
+        elif what == "shard cut off":
+            os.truncate(path, path.stat().st_size // 3)
+        else:
+            shutil.rmtree(path.parent)
+        rest = list(batches)
+    assert len(rest) >= 8
+    whole = when == "later" and what != "shard cut off"
+    for batch in rest:
+        # Of what was cut off, a part may have been read ahead.
+        assert all(reason.startswith("record is damaged or not") for reason, _ in batch.problems)
+        assert batch.batch.valid.sum() == len(batch.image_ids) - len(batch.problems)
+        assert batch.batch.valid.all() if whole else batch.problems

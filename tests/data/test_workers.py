@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import pathlib
 import signal
@@ -13,7 +14,7 @@ import time
 import numpy as np
 import pytest
 
-from jaxseg.data import pipeline, sources
+from jaxseg.data import pipeline, shapes, sources, workers
 from tests.data import coco_folder
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -181,6 +182,69 @@ def test_workers_change_nothing_and_close_cleanly():
         np.testing.assert_array_equal(a.batch.targets.masks, b.batch.targets.masks)
         np.testing.assert_array_equal(a.batch.targets.boxes, b.batch.targets.boxes)
     assert not [pid for pid in workers if _alive(pid) and "prefetch" in _command(pid)]
+
+
+class Deadly(shapes.Shapes):
+    """Kills whoever reads its images."""
+
+    def image(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _within(seconds: int):
+    """Raises TimeoutError in what takes longer."""
+
+    def late(*_):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _prefetching() -> list[multiprocessing.Process]:
+    children = multiprocessing.active_children()
+    return [child for child in children if child.name.startswith(workers._GRAIN)]
+
+
+def test_a_worker_that_is_killed_with_half_a_batch_in_its_pipe_is_replaced(monkeypatch, caplog):
+    # As where there is little shared memory: a batch is larger than a pipe, and its worker waits in the middle of it.
+    monkeypatch.setattr(workers, "_shm_threshold", lambda: 1 << 62)
+    config = coco_folder.shapes()
+    config.data.update(buckets=((160, 160),), prefetch=1)
+    source = sources.open_source(config.data, "train")
+    with pipeline.train_batches(config, source, first_step=0, last_step=8) as batches:
+        expected = [batch.image_ids.tolist() for batch in batches]
+    config.data.workers = 1
+    with (
+        _within(400),
+        pipeline.train_batches(config, source, first_step=0, last_step=8) as batches,
+    ):
+        found = [next(batches).image_ids.tolist()]
+        (worker,) = _prefetching()
+        time.sleep(0.5)
+        worker.kill()
+        found += [batch.image_ids.tolist() for batch in batches]
+    assert found == expected
+    assert "was killed (SIGKILL), as the system does when memory runs out" in caplog.text
+
+
+def test_workers_that_die_of_the_same_batch_end_the_run():
+    config = coco_folder.shapes()
+    config.data.workers = 1
+    source = Deadly(12, (48, 64), (1, 4), 0, "train")
+    with (
+        _within(400),
+        pipeline.train_batches(config, source, first_step=0, last_step=8) as batches,
+        pytest.raises(ChildProcessError, match=r"the second one at the same batch.*data.workers=0"),
+    ):
+        next(batches)
+    assert not _prefetching()
 
 
 def _command(pid: int) -> str:

@@ -1,8 +1,10 @@
 """What a user gets wrong or a machine refuses ends in one clear message and loses nothing."""
 
+import ctypes
 import json
 import os
 import pathlib
+import re
 import resource
 import subprocess
 import sys
@@ -17,7 +19,8 @@ import standin
 from jaxseg.data import shapes
 from jaxseg.data import source as data_source
 from jaxseg.data.sources import Category
-from jaxseg.training import loop, metrics, setup, workdir
+from jaxseg.training import checkpoints, loop, metrics, setup, workdir
+from tests.data import coco_folder
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -139,6 +142,38 @@ def test_a_full_disk_in_a_save_leaves_the_save_before(tmp_path, file_limit, capl
     assert steps == [2, 4, 6, 8, 10, 12]
 
 
+def obey_modes():
+    """Root may write into what is read-only; what is executed after this may not. Others cannot anyway."""
+    bounding_set_drop, dac_override = 24, 1
+    ctypes.CDLL(None).prctl(bounding_set_drop, dac_override, 0, 0, 0)
+
+
+@pytest.mark.slow
+def test_a_folder_that_becomes_read_only_is_told_and_keeps_its_checkpoints(tmp_path):
+    folder, said = tmp_path / "run", tmp_path / "output.txt"
+    settings = ("train.steps=100000", "train.eval_every=0", "train.log_every=50")
+    with open(said, "w") as file:
+        process = runs.start(folder, *settings, stdout=file, preexec_fn=obey_modes)
+    place = folder / "checkpoints"
+    try:
+        deadline = time.monotonic() + 400
+        while not (place / "3").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        place.chmod(0o555)
+        # Not until it has ended: orbax' threads hold the interpreter's end up until they time out.
+        while "Could not write" not in said.read_text() and time.monotonic() < deadline:
+            time.sleep(0.1)
+    finally:
+        process.kill()
+        process.wait()
+        place.chmod(0o755)
+    told = said.read_text()
+    found = re.search(r"Could not write checkpoint \d+ to .*: .*Permission denied.*", told)
+    assert found, told
+    newest = int(re.search(r"checkpoint (\d+) is the newest", found[0])[1])
+    assert checkpoints.restore_for_eval(folder)[3] == newest
+
+
 def test_a_loss_that_is_not_finite_stops_and_is_explained(tmp_path):
     def build(config):
         return Poisoned(config.model.num_classes)
@@ -222,6 +257,26 @@ def test_images_that_cannot_be_read_stop_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes.Shapes, "image", unreadable)
     with pytest.raises(ValueError, match=r"None of the 14 training images .*the file is missing"):
         runs.train(tmp_path)
+
+
+def test_a_folder_of_images_that_disappears_ends_the_run_and_loses_no_step(tmp_path):
+    data, run = tmp_path / "data", tmp_path / "run"
+    written = coco_folder.write(data, coco_folder.content(8)).data
+    config = standin.make_config(eval_every=0, save_every=2)
+    config.data.update(source="coco_json", root=written.root, keep_empty=True)
+    config.data.train, config.data.val = written.train, written.val
+
+    def disappear(line):
+        if line.startswith("step 2/"):
+            (data / "images").rename(data / "elsewhere")
+
+    with pytest.raises(
+        ValueError, match=r"None of the 8 training images .*missing\)\. Is the disk still there"
+    ):
+        runs.train(run, config, hook=disappear)
+    (data / "elsewhere").rename(data / "images")
+    result, console = runs.train(run, config)
+    assert result.finished and re.search(r"Resumed from step [24]\b", console.text)
 
 
 def test_a_split_without_annotations_has_the_classes_of_the_training_split(monkeypatch):

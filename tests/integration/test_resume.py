@@ -1,5 +1,6 @@
 """A run that was stopped in any way and started again ends as if nothing had happened, to the bit."""
 
+import multiprocessing
 import os
 import pathlib
 import random
@@ -128,6 +129,20 @@ def test_a_kill_in_mid_save_continues_from_the_save_before(tmp_path, whole, mome
     result, console = runs.train(tmp_path)
     assert result.finished and "Resumed from step 3" in console.text
     assert not list((tmp_path / "checkpoints").glob("*tmp*"))
+    runs.assert_same(tmp_path, whole)
+
+
+def test_a_killed_worker_changes_no_bit(tmp_path, whole, caplog):
+    config = standin.make_config()
+    config.data.update(workers=2, prefetch=1)  # most batches are yet to be prepared
+
+    def kill(line):
+        if line.startswith("Compiling"):
+            name = "grain-process-prefetch"
+            next(c for c in multiprocessing.active_children() if c.name.startswith(name)).kill()
+
+    result, _ = runs.train(tmp_path, config, hook=kill)
+    assert result.finished and "All 2 are started again; no batch is lost." in caplog.text
     runs.assert_same(tmp_path, whole)
 
 
