@@ -99,7 +99,7 @@ def train(
     config.checkpoints = storage.noted(folder, place)
     source, val = setup.open_data(config, console)
     config = setup.with_classes(config, source)
-    mesh = sharding.make_mesh()
+    mesh = sharding.make_mesh(fsdp=config.mesh.fsdp)
     accumulate = config.optim.accumulate
     sharding.check_batch(config.train.batch_size, accumulate, mesh, key="train.batch_size")
     model = build(config)
@@ -134,6 +134,7 @@ def train(
                 freeze=tuple(config.freeze),
                 accumulate=accumulate,
                 ema=config.optim.ema,
+                shardings=sharding.lying(plan.like),
             ),
             evaluate=evaluate,
             saved=saved,
@@ -294,8 +295,9 @@ class _Run:
 
     def _evaluate(self) -> None:
         bar = self.console.is_terminal and not self.console.quiet
+        variables = sharding.whole(states.variables_for_eval(self.state), self.mesh)
         with self.stop.at_once():
-            self.report = self.evaluate(states.variables_for_eval(self.state), bar)
+            self.report = self.evaluate(variables, bar)
 
     def _save(self, step: int, scalars: dict[str, float]) -> None:
         self._check_finite()
