@@ -377,10 +377,7 @@ def _check_same(saved: tuple[Any, Any], wanted: tuple[Any, Any], what: str, chan
 
 def _restore_state(manager: ocp.CheckpointManager, step: int, like: TrainState) -> TrainState:
     variables, optimizer = _items(like)
-    restored, digest = _read(manager, step, variables=variables, optimizer=optimizer)
-    restored = {**restored["variables"], **restored["optimizer"]}
-    integrity.verify(restored, digest)
-    state = like.replace(**restored)
+    state = like.replace(**_read(manager, step, variables=variables, optimizer=optimizer))
     if int(state.step) != step:
         raise ValueError(f"it holds step {int(state.step)}")
     return state
@@ -389,28 +386,26 @@ def _restore_state(manager: ocp.CheckpointManager, step: int, like: TrainState) 
 def _restore_variables(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
     tree = manager.item_metadata(step)["variables"].tree
     like = jax.tree.map(lambda m: np.zeros(m.shape, m.dtype), tree)
-    restored, digest = _read(manager, step, variables=like)
-    integrity.verify(restored["variables"], digest)
-    return restored["variables"]
+    return _read(manager, step, variables=like)
 
 
-def _read(
-    manager: ocp.CheckpointManager, step: int, **like: Any
-) -> tuple[dict[str, Any], dict[str, int]]:
-    """(items of a step as `like` has them, its digest), if every process can read them.
+def _read(manager: ocp.CheckpointManager, step: int, **like: Any) -> dict[str, Any]:
+    """What the items of a step hold, as `like` has it, if every process can read it and finds what was saved.
 
     By the handlers and not by the manager, which waits at its end for all processes, also for one that met an error.
     """
     folder, handler = manager.directory / str(step), ocp.StandardCheckpointHandler()
 
     def read():
-        items = {
-            name: handler.restore(folder / name, args=ocp.args.StandardRestore(tree))
-            for name, tree in like.items()
-        }
-        return items, ocp.JsonCheckpointHandler().restore(folder / "digest")
+        values = {}
+        for name, tree in like.items():
+            values |= handler.restore(folder / name, args=ocp.args.StandardRestore(tree))
+        return values, ocp.JsonCheckpointHandler().restore(folder / "digest")
 
-    return _everywhere(read)
+    values, digest = _everywhere(read)
+    # By itself, because it gathers arrays: all processes begin it, or none.
+    _everywhere(lambda: integrity.verify(values, digest))
+    return values
 
 
 def _choose(
