@@ -3,6 +3,7 @@
 Everything in float64, so that a difference is an error and not the order of a sum. Printed as JSON.
 """
 
+import functools
 import json
 import os
 import sys
@@ -46,11 +47,14 @@ def wanted(mesh):
     )
 
 
+@functools.cache
 def mesh_of(devices, fsdp):
     return sharding.make_mesh(jax.devices()[:devices], fsdp)
 
 
+@functools.cache
 def step_on(mesh, **options):
+    """Compiled once, whoever asks."""
     options |= {"ema": 0.9, "shardings": sharding.lying(wanted(mesh))}
     return step.make_train_step(MODEL, TRANSFORM, SCHEDULE, mesh, **options)
 
@@ -68,8 +72,17 @@ def trained(mesh, now, steps, **options):
     return now, losses
 
 
-def begin(mesh):
+def made_on(mesh):
     return jax.jit(create, out_shardings=sharding.lying(wanted(mesh)))()
+
+
+@functools.cache
+def first():
+    return jax.device_get(made_on(mesh_of(1, 1)))
+
+
+def begin(mesh):
+    return jax.device_put(first(), sharding.lying(wanted(mesh)))
 
 
 def difference(a, b) -> float:
@@ -79,26 +92,25 @@ def difference(a, b) -> float:
 
 def equal_steps() -> dict:
     """Largest differences of a run with a copy of the state on each device and runs with fewer copies."""
-    found = {}
-    for options in ({}, {"accumulate": 1, "freeze": ("stem",)}):
-        whole = trained(mesh_of(8, 1), begin(mesh_of(8, 1)), STEPS, **options)
-        for devices, fsdp in ((1, 1), (8, 2), (8, 4), (8, 8)):
-            mesh = mesh_of(devices, fsdp)
-            split = trained(mesh, begin(mesh), STEPS, **options)
-            found[f"{devices}/{fsdp} {'frozen' if options else ''}".strip()] = difference(
-                split, whole
-            )
-    return found
+    whole = trained(mesh_of(8, 1), begin(mesh_of(8, 1)), STEPS)
+    return {
+        f"{devices}/{fsdp}": difference(
+            trained(mesh_of(devices, fsdp), begin(mesh_of(devices, fsdp)), STEPS), whole
+        )
+        for devices, fsdp in ((1, 1), (8, 2), (8, 4), (8, 8))
+    }
 
 
 def accumulated() -> float:
-    whole, split = mesh_of(4, 1), mesh_of(4, 4)
-    return difference(*(trained(m, begin(m), 2, accumulate=2) for m in (whole, split)))
+    """The same with batches in parts and some parameters frozen."""
+    options = {"accumulate": 2, "freeze": ("stem",)}
+    meshes = mesh_of(4, 1), mesh_of(4, 4)
+    return difference(*(trained(mesh, begin(mesh), 2, **options) for mesh in meshes))
 
 
 def same_start() -> float:
     """Of initial values that are made split and those that are made whole."""
-    return difference(begin(mesh_of(8, 8)), begin(mesh_of(1, 1)))
+    return difference(made_on(mesh_of(8, 8)), first())
 
 
 def compiled() -> dict:

@@ -58,7 +58,7 @@ def test_what_is_no_number_of_devices_is_refused(value):
     config = standin.make_config()
     with config.ignore_type():
         config.mesh.fsdp = value
-    with pytest.raises(ValueError, match="mesh.fsdp=.* must be a whole number >= 1"):
+    with pytest.raises(ValueError, match=r"mesh.fsdp=.* must be a whole number >= 1"):
         setup.checked(config, None)
 
 
@@ -69,7 +69,7 @@ def test_a_config_of_an_earlier_version_has_a_copy_on_each_device():
 
 
 def test_steps_are_those_of_a_state_that_is_not_split(found):
-    """State and losses after three steps, and with half of the network frozen."""
+    """State and losses after three steps, and with accumulated gradients and frozen parameters."""
     for name, difference in found["equal_steps"].items():
         assert difference < 1e-12, name
     assert found["accumulated"] < 1e-12

@@ -1,4 +1,4 @@
-"""Run by test_fsdp: a training run of the stand-in in one of several processes that hold some simulated devices each."""
+"""Run by test_fsdp: a run of the stand-in, in one of several processes that hold some simulated devices each."""
 
 import os
 import sys
