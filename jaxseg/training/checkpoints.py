@@ -384,7 +384,7 @@ def _restore_state(manager: ocp.CheckpointManager, step: int, like: TrainState) 
 
 
 def _restore_variables(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-    tree = manager.item_metadata(step)["variables"].tree
+    tree = _everywhere(lambda: manager.item_metadata(step)["variables"].tree)
     like = jax.tree.map(lambda m: np.zeros(m.shape, m.dtype), tree)
     return _read(manager, step, variables=like)
 

@@ -21,9 +21,8 @@ from jaxseg.ops.shards import BATCH_AXES
 from jaxseg.training.state import TrainState
 
 DATA, FSDP = BATCH_AXES
-SMALLEST = (
-    2**16
-)  # elements; what is smaller lies whole on each device, as gathering it costs more than it saves
+# Elements. What is smaller lies whole on each device: gathering it would cost more than it saves.
+SMALLEST = 2**16
 
 
 def checked(fsdp: Any) -> int:
@@ -61,7 +60,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def of_shape(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
     """The sharding of a parameter: along its largest dimension that `fsdp` divides, of two the last."""
-    parts = mesh.shape.get(FSDP, 1)
+    parts = _parts(mesh)
     fit = [axis for axis, size in enumerate(shape) if size % parts == 0]
     if parts == 1 or not fit or math.prod(shape) < SMALLEST:
         return replicated(mesh)
@@ -89,23 +88,23 @@ def lying(tree: Any) -> Any:
 
 def told(mesh: Mesh) -> str:
     """What the user should know of how parameters lie on a mesh."""
-    parts = mesh.shape.get(FSDP, 1)
+    parts = _parts(mesh)
     return f", {parts} of them to each copy of the parameters" if parts > 1 else ""
 
 
 def gathered(tree: Any, mesh: Mesh) -> Any:
     """Within a computation: parameters as they are computed with, whole on each device.
 
-    Asked for, so that it is the parameters that travel; left alone, the partitioner may split channels instead.
+    Asked for, so that it is the parameters that travel; left alone, the partitioner gathers activations instead.
     """
-    if FSDP not in mesh.axis_names:
+    if _parts(mesh) == 1:
         return tree
     return jax.lax.with_sharding_constraint(tree, replicated(mesh))
 
 
 def scattered(tree: Any, mesh: Mesh) -> Any:
     """Within a computation: parameters or gradients as they are kept."""
-    if FSDP not in mesh.axis_names:
+    if _parts(mesh) == 1:
         return tree
     return jax.lax.with_sharding_constraint(tree, of_parameters(tree, mesh))
 
@@ -114,7 +113,8 @@ def whole(tree: Any, mesh: Mesh) -> Any:
     """Arrays gathered on each device; every process has to call it. Those that lie so are passed on."""
     if all(x.is_fully_replicated for x in jax.tree.leaves(tree)):
         return tree
-    return jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
+    # Waited for: on CPUs a collective operation that comes next may otherwise overtake it in one of the processes.
+    return jax.block_until_ready(jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree))
 
 
 def batch_axes(mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
@@ -160,3 +160,7 @@ def prefetch(host_batches: Iterable[Any], mesh: Mesh, size: int = 2) -> Iterator
         if len(queue) >= size:
             yield queue.popleft()
     yield from queue
+
+
+def _parts(mesh: Mesh | AbstractMesh) -> int:
+    return mesh.shape.get(FSDP, 1)
