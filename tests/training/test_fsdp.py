@@ -113,7 +113,11 @@ def start(folder, *settings, devices=8, processes=1, at=""):
         )
         for i in range(processes)
     ]
-    output = [process.communicate(timeout=300)[0] for process in running]
+    try:
+        output = [process.communicate(timeout=300)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
     return [process.returncode for process in running], "\n".join(output)
 
 
