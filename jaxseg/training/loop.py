@@ -161,7 +161,8 @@ class _Run:
     writer: metrics.MetricWriter | None  # the first process writes
     stop: interruption.Interruption
     state: TrainState
-    report: reports.Report | None = None  # of the last validation
+    report: reports.Report | None = None  # of the last validation; the first process has it
+    evaluated: bool = False  # whether there was one, in all processes
     guard: finite.Guard = dataclasses.field(default_factory=finite.Guard)
     shapes: set[tuple[int, ...]] = dataclasses.field(default_factory=set)  # that were compiled
 
@@ -176,7 +177,7 @@ class _Run:
             if step < steps:
                 self._train(step)
             if int(self.state.step) >= steps:  # more if train.steps was lowered
-                if self.report is None:
+                if not self.evaluated:
                     self._evaluate()  # it was killed between its last save and its results
                 done = True
         step = int(self.state.step)
@@ -298,6 +299,7 @@ class _Run:
         variables = sharding.whole(states.variables_for_eval(self.state), self.mesh)
         with self.stop.at_once():
             self.report = self.evaluate(variables, bar)
+            self.evaluated = True
 
     def _save(self, step: int, scalars: dict[str, float]) -> None:
         self._check_finite()
