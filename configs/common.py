@@ -300,6 +300,9 @@ def base() -> ConfigDict:
     config.freeze = ("backbone/stem", "backbone/stage1")  # parameter paths that do not train
     config.data = data()
     config.model = model()
+    config.mesh = ConfigDict()
+    # Devices that share one copy of parameters and optimizer state, where memory is short; 1: each has its own.
+    config.mesh.fsdp = 1
     config.optim = ConfigDict()
     config.optim.lr = 0.02  # at base_batch_size; scaled in proportion to train.batch_size
     config.optim.base_batch_size = 16

@@ -50,6 +50,7 @@ class Checkpoints:
         with storage.reaching(self._folder):
             if jax.process_index() == 0:
                 integrity.tidy(self._folder, report)
+        storage.in_step("tidied")  # the others must not look before
         self._manager = _manager(self._folder, read_only=False)
         self._last: int | None = None
         self._quiet = contextlib.ExitStack()
@@ -144,7 +145,7 @@ class Checkpoints:
         broken: list[str] = []
         for step in reversed(self.steps):
             try:
-                saved = _metadata(self._manager, step)
+                saved = _everywhere(lambda n=step: _metadata(self._manager, n))
             except Exception as error:
                 broken.append(self._pass_over(step, error))
                 continue
@@ -158,6 +159,7 @@ class Checkpoints:
                 continue
             for name in broken:
                 integrity.set_aside(self._folder, name)
+            storage.in_step("set aside")
             self._manager.reload()
             return state
         if broken:
@@ -344,6 +346,17 @@ def _manager(folder: epath.Path, *, read_only: bool) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
 
 
+def _everywhere(function: Callable[[], Any]) -> Any:
+    """What a function gives, if it raises on no process."""
+    found, met = None, None
+    try:
+        found = function()
+    except Exception as error:
+        met = error
+    integrity.raise_everywhere(met)
+    return found
+
+
 def _items(state: TrainState) -> tuple[dict, dict]:
     variables = {"params": state.params, "batch_stats": state.batch_stats, "ema": state.ema}
     return variables, {"opt_state": state.opt_state, "step": state.step}
@@ -364,32 +377,35 @@ def _check_same(saved: tuple[Any, Any], wanted: tuple[Any, Any], what: str, chan
 
 def _restore_state(manager: ocp.CheckpointManager, step: int, like: TrainState) -> TrainState:
     variables, optimizer = _items(like)
-    restored = manager.restore(
-        step,
-        args=ocp.args.Composite(
-            variables=ocp.args.StandardRestore(variables),
-            optimizer=ocp.args.StandardRestore(optimizer),
-            digest=ocp.args.JsonRestore(),
-        ),
-    )
-    integrity.verify(restored.variables | restored.optimizer, restored.digest)
-    state = like.replace(**restored.variables, **restored.optimizer)
+    state = like.replace(**_read(manager, step, variables=variables, optimizer=optimizer))
     if int(state.step) != step:
         raise ValueError(f"it holds step {int(state.step)}")
     return state
 
 
 def _restore_variables(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-    tree = manager.item_metadata(step)["variables"].tree
+    tree = _everywhere(lambda: manager.item_metadata(step)["variables"].tree)
     like = jax.tree.map(lambda m: np.zeros(m.shape, m.dtype), tree)
-    restored = manager.restore(
-        step,
-        args=ocp.args.Composite(
-            variables=ocp.args.StandardRestore(like), digest=ocp.args.JsonRestore()
-        ),
-    )
-    integrity.verify(restored.variables, restored.digest)
-    return restored.variables
+    return _read(manager, step, variables=like)
+
+
+def _read(manager: ocp.CheckpointManager, step: int, **like: Any) -> dict[str, Any]:
+    """What the items of a step hold, as `like` has it, if every process can read it and finds what was saved.
+
+    By the handlers and not by the manager, which waits at its end for all processes, also for one that met an error.
+    """
+    folder, handler = manager.directory / str(step), ocp.StandardCheckpointHandler()
+
+    def read():
+        values = {}
+        for name, tree in like.items():
+            values |= handler.restore(folder / name, args=ocp.args.StandardRestore(tree))
+        return values, ocp.JsonCheckpointHandler().restore(folder / "digest")
+
+    values, digest = _everywhere(read)
+    # By itself, because it gathers arrays: all processes begin it, or none.
+    _everywhere(lambda: integrity.verify(values, digest))
+    return values
 
 
 def _choose(

@@ -15,25 +15,26 @@ import jax
 import numpy as np
 from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
 
 from jaxseg.training import freeze, storage
 
 
 def digest(tree: Any) -> dict[str, int]:
-    """CRC-32 of the bytes of every array that this process holds in full, by path."""
-    held = {
-        path: x
-        for path, x in flat(tree).items()
-        if not isinstance(x, jax.Array) or x.is_fully_replicated
-    }
-    host = {
-        path: np.asarray(x.addressable_data(0) if isinstance(x, jax.Array) else x)
-        for path, x in held.items()
-    }
-    return {
-        path: zlib.crc32(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
-        for path, x in host.items()
-    }
+    """CRC-32 of the bytes of every array, by path: the same however it lies on devices and processes.
+
+    Where arrays are split over processes, each process has to call it; one array at a time is gathered.
+    """
+    return {path: _crc(x) for path, x in flat(tree).items()}
+
+
+def _crc(x: Any) -> int:
+    if isinstance(x, jax.Array):
+        if x.is_fully_replicated:
+            x = x.addressable_data(0)
+        elif not x.is_fully_addressable:
+            x = multihost_utils.process_allgather(x, tiled=True)
+    return zlib.crc32(np.ascontiguousarray(np.asarray(x)).reshape(-1).view(np.uint8))
 
 
 def verify(tree: Any, saved: dict[str, int]) -> None:
@@ -41,6 +42,17 @@ def verify(tree: Any, saved: dict[str, int]) -> None:
     for path, value in digest(tree).items():
         if path in saved and saved[path] != value:
             raise ValueError(f"the values of {path} are not those that were saved")
+
+
+def raise_everywhere(error: Exception | None) -> None:
+    """Raises where any process has met an error, so that all take the same way from here; each has to call it."""
+    met = np.asarray(error is not None)
+    if jax.process_count() > 1:
+        met = multihost_utils.process_allgather(met).reshape(-1)
+    if error is not None:
+        raise error
+    if met.any():
+        raise ValueError(f"process {int(np.argmax(met))} could not read it")
 
 
 def flat(tree: Any) -> dict[str, Any]:

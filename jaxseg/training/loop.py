@@ -101,7 +101,7 @@ def train(
     config.checkpoints = storage.noted(folder, place)
     source, val = setup.open_data(config, console)
     config = setup.with_classes(config, source)
-    mesh = sharding.make_mesh()
+    mesh = sharding.make_mesh(fsdp=config.mesh.fsdp)
     accumulate = config.optim.accumulate
     sharding.check_batch(config.train.batch_size, accumulate, mesh, key="train.batch_size")
     model = build(config)
@@ -136,6 +136,7 @@ def train(
                 freeze=tuple(config.freeze),
                 accumulate=accumulate,
                 ema=config.optim.ema,
+                shardings=sharding.lying(plan.like),
             ),
             evaluate=evaluate,
             saved=saved,
@@ -162,7 +163,8 @@ class _Run:
     writer: metrics.MetricWriter | None  # the first process writes
     stop: interruption.Interruption
     state: TrainState
-    report: reports.Report | None = None  # of the last validation
+    report: reports.Report | None = None  # of the last validation; the first process has it
+    evaluated: bool = False  # whether there was one, in all processes
     guard: finite.Guard = dataclasses.field(default_factory=finite.Guard)
     shapes: set[tuple[int, ...]] = dataclasses.field(default_factory=set)  # that were compiled
 
@@ -177,7 +179,7 @@ class _Run:
             if step < steps:
                 self._train(step)
             if int(self.state.step) >= steps:  # more if train.steps was lowered
-                if self.report is None:
+                if not self.evaluated:
                     self._evaluate()  # it was killed between its last save and its results
                 done = True
         step = int(self.state.step)
@@ -296,8 +298,10 @@ class _Run:
 
     def _evaluate(self) -> None:
         bar = self.console.is_terminal and not self.console.quiet
+        variables = sharding.whole(states.variables_for_eval(self.state), self.mesh)
         with self.stop.at_once():
-            self.report = self.evaluate(states.variables_for_eval(self.state), bar)
+            self.report = self.evaluate(variables, bar)
+            self.evaluated = True
 
     def _save(self, step: int, scalars: dict[str, float]) -> None:
         self._check_finite()

@@ -56,6 +56,7 @@ def checked(config: ConfigDict, base: ConfigDict | None) -> ConfigDict:
             raise ValueError(f"config.{key}={value!r}: must be a whole number >= {least}.")
     if config.seed >= 2**32:
         raise ValueError(f"config.seed={config.seed}: must be less than 2**32.")
+    config.mesh = {"fsdp": sharding.checked(config.get("mesh", {}).get("fsdp", 1))}
     config.checkpoints = storage.checked(config.get("checkpoints", ""))
     geometry.check(config.data)
     class_rows.parse(config.get("init_classes", ""))
@@ -139,7 +140,7 @@ class Plan:
 
     init: Callable[[], tuple[Any, Any]]  # () -> (params, batch_stats)
     create: Callable[[Any, Any], TrainState]
-    like: TrainState  # of jax.ShapeDtypeStruct
+    like: TrainState  # of jax.ShapeDtypeStruct, with shardings
     transform: optax.GradientTransformation
     schedule: optimizer.Schedule
     read_start: Callable[[], starting.Start | None]  # what `config.init_from` gives; checked
@@ -166,9 +167,11 @@ def plan_state(
     params, batch_stats = jax.eval_shape(init)
     transform, schedule = optimizer.make(config, params)
     create = lambda p, s: states.create(p, s, transform, ema=config.optim.ema > 0)  # noqa: E731
+    like = jax.eval_shape(create, params, batch_stats)
     like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(mesh)),
-        jax.eval_shape(create, params, batch_stats),
+        lambda x, lies: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies),
+        like,
+        sharding.of_state(like, mesh),
     )
     variables = integrity.flat({"params": params, "batch_stats": batch_stats})
     shapes = {path: leaf.shape for path, leaf in variables.items()}
@@ -346,7 +349,8 @@ def first_state(
     """The first state: this run's newest checkpoint, else the weights of `init_from`, else random ones."""
     count = sum(x.size for x in jax.tree.leaves(plan.like.params))
     console.print(
-        f"Model: {config.method}, {count:,} parameters, on {mesh.size} {jax.default_backend()} device(s)."
+        f"Model: {config.method}, {count:,} parameters, on {mesh.size} {jax.default_backend()} device(s)"
+        f"{sharding.told(mesh)}."
     )
     # The settings of the model are the same: it is checked.
     changed = {k: v for k, v in plan.changed.items() if k in ("freeze", "optim.ema")}
@@ -356,13 +360,16 @@ def first_state(
             console.print(f"Changed since the last start: {key}: {before!r} -> {after!r}.")
         console.print(f"Resumed from step {int(state.step)} in {folder}.")
         return state
-    place = jax.jit(plan.create, out_shardings=sharding.replicated(mesh))
-    values = jax.jit(plan.init, out_shardings=sharding.replicated(mesh))()
+    place = jax.jit(plan.create, out_shardings=sharding.lying(plan.like))
+    lying = sharding.lying((plan.like.params, plan.like.batch_stats))
+    values = jax.jit(plan.init, out_shardings=lying)()
     # Without one that was read before, there were checkpoints, all of them damaged.
     start = plan.start or plan.read_start()
     if start is not None:
         fresh = integrity.flat({"params": values[0], "batch_stats": values[1]})
-        values = jax.device_put(start.complete(fresh), sharding.replicated(mesh))
+        fresh = {path: x for path, x in fresh.items() if path in start.needed}
+        fresh = jax.device_get(sharding.whole(fresh, mesh))
+        values = jax.device_put(start.complete(fresh), lying)
         console.print(f"Started from the weights of {config.init_from}.")
         for line in start.told:
             console.print(line)

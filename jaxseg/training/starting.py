@@ -43,6 +43,11 @@ class Start:
         new = dict.fromkeys([*self.initial, *self.untrained, *partly])
         return [*new, *(path for path, source in self.copied.items() if source in new)]
 
+    @property
+    def needed(self) -> set[str]:
+        """Paths whose initial values `complete` needs."""
+        return {*self.initial, *self.rows}
+
     def complete(self, fresh: Mapping[str, Any]) -> tuple[Any, Any]:
         """(params, batch_stats) as trees, with `fresh` values by path for `initial` and what `rows` leaves."""
         made = {p: r.into(fresh[p], np.asarray(self.values[p])) for p, r in self.rows.items()}

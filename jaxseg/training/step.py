@@ -33,18 +33,21 @@ def make_train_step(
     freeze: Sequence[str] = (),
     accumulate: int = 1,
     ema: float = 0.0,
+    shardings: TrainState | None = None,
 ) -> Callable[[TrainState, structures.Batch], tuple[TrainState, Metrics]]:
     """Builds `step(state, batch) -> (state, metrics)`; the state passed in is given away.
 
     The batch is split over the mesh and the loss is that of the whole batch, whatever the number of devices.
     With `accumulate` = A, part k holds the images k, k + A, k + 2A, ... (so that no image changes its device);
     the gradient is the mean over the parts, each normalised by itself, and statistics pass from part to part.
+    The state lies, before and after, as `shardings` say (`sharding.of_state`); by default whole on each device.
 
     metrics: every loss of the model, `loss` (the total), `grad_norm` (before clipping), `lr`, and `finite`.
     Where the loss or the gradient is not finite, `finite` is False and nothing but `step` changes.
     """
 
     def loss_fn(params, batch_stats, batch, key, step):
+        params = sharding.gathered(params, mesh)
         variables = {"params": freezing.stop_gradient(params, freeze), "batch_stats": batch_stats}
         with norms.frozen(freeze):
             (total, log), updates = model.apply(
@@ -52,23 +55,22 @@ def make_train_step(
             )
         return total, ({"loss": total, **log}, updates.get("batch_stats", batch_stats))
 
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    def grad_fn(*args):
+        (_, (log, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(*args)
+        return sharding.scattered(grads, mesh), stats, log
 
     def gradients(state, batch, key):
         if accumulate == 1:
-            (_, (log, stats)), grads = grad_fn(
-                state.params, state.batch_stats, batch, key, state.step
-            )
-            return grads, stats, log
+            return grad_fn(state.params, state.batch_stats, batch, key, state.step)
 
         def part(carry, index_and_batch):
             total, stats = carry
             index, batch = index_and_batch
             part_key = jax.random.fold_in(key, index)
-            (_, (log, stats)), grads = grad_fn(state.params, stats, batch, part_key, state.step)
+            grads, stats, log = grad_fn(state.params, stats, batch, part_key, state.step)
             return (jax.tree.map(jnp.add, total, grads), stats), log
 
-        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        zeros = sharding.scattered(jax.tree.map(jnp.zeros_like, state.params), mesh)
         parts = jax.tree.map(lambda x: _split(x, accumulate), batch)
         (total, stats), logs = jax.lax.scan(
             part, (zeros, state.batch_stats), (jnp.arange(accumulate), parts)
@@ -94,9 +96,10 @@ def make_train_step(
         log |= {"grad_norm": norm, "lr": schedule(state.step), "finite": finite}
         return new.replace(step=state.step + 1), log
 
-    compiled = jax.jit(step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
+    whole = sharding.replicated(mesh)
+    compiled = jax.jit(step, donate_argnums=0, out_shardings=(shardings or whole, whole))
     # No constant of the program: runs with other seeds share what was compiled (JAX_COMPILATION_CACHE_DIR).
-    number = jax.device_put(np.uint32(seed), sharding.replicated(mesh))
+    number = jax.device_put(np.uint32(seed), whole)
     return functools.partial(compiled, seed=number)
 
 

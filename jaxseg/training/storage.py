@@ -17,7 +17,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import fsspec
+import jax
 from etils import epath
+from jax.experimental import multihost_utils
 
 from jaxseg import atomic
 
@@ -184,6 +186,12 @@ def children(place: epath.Path) -> list[epath.Path]:
         return list(place.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def in_step(what: str) -> None:
+    """Waits until every process is here, so that all see the same files."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
 
 
 def rename(folder: epath.Path, target: epath.Path) -> None:
