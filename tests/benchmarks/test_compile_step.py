@@ -37,7 +37,7 @@ HloModule jit_step, is_scheduled=true, entry_computation_layout={(f32[8]{0})->f3
 
 ENTRY %main.1 (p0: f32[8]) -> f32[8] {
   %p0 = f32[8]{0} parameter(0), metadata={op_name="jit(step)/all-reduce(x)"}
-  %reduced = (f32[4,8]{1,0:T(8,128)}, /*index=1*/bf16[2]{0}) all-reduce(%p0, %c), replica_groups=[1,4]<=[4], to_apply=%add
+  %reduced = (f32[4,8]{1,0:T(8,128)}, /*index=1*/bf16[2]{0}) all-reduce(%p0), replica_groups=[1,4]<=[4], to_apply=%add
   %alone = f32[4]{0} all-reduce(%p0), channel_id=2, replica_groups={{0},{1},{2},{3}}, to_apply=%add
   %start = (f32[8]{0}, f32[16]{0}) all-gather-start(%p0), channel_id=3, replica_groups=[2,2]<=[4], dimensions={0}
   %done = f32[16]{0} all-gather-done(%start)
