@@ -64,6 +64,8 @@ def environment(platform: str, dump: str) -> dict[str, str]:
     else:
         library = importlib.util.find_spec("libtpu").submodule_search_locations[0]
         variables["TPU_LIBRARY_PATH"] = os.path.join(library, "libtpu.so")
+        # Its lock is for processes that would share a TPU: these share none, and may be several.
+        variables["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
     return variables
 
 
