@@ -133,9 +133,14 @@ def _last_name(operands: str) -> str:
 
 
 def _group(attributes: str, devices: int) -> int:
-    """The size of a group of those that take part; `{}` is all."""
+    """How many take part in a group; without one, and in `{}`, all do."""
     if iota := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
         return int(iota[1])
+    if named := re.search(r"replica_groups=@?mesh\w*\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
+        # An axis, or a part of one: 'name':(size before it)size.
+        axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", named[2])
+        return math.prod(int(part or sizes[axis]) for axis, part in axes)
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
         return listed[1].count(",") + 1
     return devices

@@ -43,7 +43,7 @@ ENTRY %main.1 (p0: f32[8]) -> f32[8] {
   %done = f32[16]{0} all-gather-done(%start)
   %scatter = ((f32[64]{0}), f32[16]{0}) async-start(%p0), calls=%async_wrapped
   %loop = (s32[], f32[8]{0}) while(%t), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"3"}}
-  ROOT %all = f32[8]{0} all-reduce(%p0), channel_id=4, replica_groups={}, to_apply=%add
+  ROOT %all = f32[8]{0} all-reduce(%p0), replica_groups=mesh['axis_0'=4,'axis_1'=1] {'axis_0'}, to_apply=%add
 }
 """
 
@@ -63,6 +63,23 @@ def test_collectives_of_a_module():
         "all-reduce": {"number": 2, "bytes": 164, "sent": 246},
         "all-gather": {"number": 1, "bytes": 64, "sent": 32},
     }
+
+
+@pytest.mark.parametrize(
+    "groups, count",
+    [
+        ("{}", 8),
+        ("{{0,1},{2,3},{4,5},{6,7}}", 2),
+        ("[2,4]<=[4,2]T(1,0)", 4),
+        ("mesh['data'=4,'fsdp'=2] {'fsdp'}", 2),
+        ("mesh['data'=4,'fsdp'=2] {'data','fsdp'}", 8),
+        ("mesh['data'=8] {'data':(2)4}", 4),
+    ],
+)
+def test_every_way_to_write_groups(groups, count):
+    line = f"  ROOT %r = f32[4]{{0}} all-reduce(%p), replica_groups={groups}, to_apply=%add"
+    (found,) = collectives.parse(f"ENTRY %main (p: f32[4]) -> f32[4] {{\n{line}\n}}", 8)
+    assert found.devices == count
 
 
 def test_what_links_make_of_bytes():
