@@ -145,10 +145,6 @@ def _do(journal: Journal, key: str, make: Callable[[], dict[str, Any]]) -> None:
 def _next(rows: Mapping[str, Any], name: str, method: str) -> int | None:
     """The images a device to compile next."""
     points = compile_step_table.points(rows, name, method)
-    if any(
-        f"{name} {method} {n}" in rows and "error" in rows[f"{name} {method} {n}"] for n in points
-    ):
-        return None
     if _BATCHES.value:
         return next((int(n) for n in _BATCHES.value if int(n) not in points), None)
     place = PLACES[name]
