@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 KINDS = (
     "all-reduce",
@@ -37,13 +37,15 @@ class Collective(NamedTuple):
       kind: one of KINDS.
       bytes: of the whole array that it is about: of all the parts together for a gather or a scatter.
       devices: that take part in one of its groups.
-      times: that it runs; in a loop of unknown length, once a round counts as once.
+      times: that it runs; a loop of unknown length counts as one round.
+      types: of the elements.
     """
 
     kind: str
     bytes: int
     devices: int
     times: int = 1
+    types: str = ""
 
     @property
     def sent(self) -> float:
@@ -74,15 +76,17 @@ def parse(text: str, devices: int) -> list[Collective]:
             if group > 1 and times.get(name, 0):
                 size = _bytes(match["shape"])
                 size *= group if match["kind"] == "reduce-scatter" else 1
-                found.append(Collective(match["kind"], size, group, times[name]))
+                types = "+".join(sorted({kind for kind, _ in _ARRAY.findall(match["shape"])}))
+                found.append(Collective(match["kind"], size, group, times[name], types))
     return found
 
 
-def summary(found: list[Collective]) -> dict[str, dict[str, float]]:
-    """By kind: how many run in a step, of how many bytes, and what a device of a ring sends of them."""
-    totals: dict[str, dict[str, float]] = {}
+def summary(found: list[Collective]) -> dict[str, dict[str, Any]]:
+    """By kind: how many run in a step, of how many bytes (and by type), and what a device of a ring sends of them."""
+    totals: dict[str, dict[str, Any]] = {}
     for one in found:
-        row = totals.setdefault(one.kind, {"number": 0, "bytes": 0, "sent": 0})
+        row = totals.setdefault(one.kind, {"number": 0, "bytes": 0, "sent": 0, "types": {}})
+        row["types"][one.types] = row["types"].get(one.types, 0) + one.times * one.bytes
         row["number"] += one.times
         row["bytes"] += one.times * one.bytes
         row["sent"] += round(one.times * one.sent)

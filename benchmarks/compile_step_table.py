@@ -62,14 +62,14 @@ def to_result(journals: Iterable[Journal]) -> dict[str, Any]:
         for key, row in rows.items()
         if not key.startswith("model ")
     ]
-    flops = {
-        key.split()[1]: row.get("flops") for key, row in rows.items() if key.startswith("model ")
-    }
+    models = {key.split()[1]: row for key, row in rows.items() if key.startswith("model ")}
+    flops = {method: row.get("flops") for method, row in models.items()}
     return {
         "benchmark": "compile_step",
         "kind": "compiled for devices that were not there; nothing was run",
         **head,
         "model_flops_an_image": flops,
+        "xla_flops_an_image": {method: row.get("xla_flops") for method, row in models.items()},
         "rows": compiled,
         "fits": _fits(rows, compiled),
         "projections": [p for row in compiled for p in project(row, flops.get(row["method"]))],
@@ -140,7 +140,8 @@ def table(result: Mapping[str, Any]) -> str:
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     shown = _shown(result)
-    lines += [_line(row, result["model_flops_an_image"].get(row["method"])) for row in shown]
+    counts = ("model_flops_an_image", "xla_flops_an_image")
+    lines += [_line(row, *(result[name].get(row["method"]) for name in counts)) for row in shown]
     chosen = {(row["place"], row["method"], row["images"]) for row in shown}
     of_chosen = [
         p for p in result["projections"] if (p["place"], p["method"], p["images"]) in chosen
@@ -169,7 +170,7 @@ def _shown(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return sorted(best.values(), key=lambda row: order.index(row["place"]))
 
 
-def _line(row: Mapping[str, Any], flops: float | None) -> str:
+def _line(row: Mapping[str, Any], flops: float | None, xla_flops: float | None) -> str:
     start = f"| {row['place']} | {row['method']} | {row['images']} |"
     if "collectives" not in row:
         return f"{start} {row.get('error') or row.get('refused')} | | | | | | |"
@@ -177,7 +178,7 @@ def _line(row: Mapping[str, Any], flops: float | None) -> str:
     cells = [
         f"{row['planned_bytes'] / 1e9:.2f}",
         f"{flops * row['images'] / 1e12:.2f}" if flops else "",
-        f"{row['xla_flops'] / 1e12:.2f}" if row["xla_flops"] else "",
+        f"{xla_flops * row['images'] / 1e12:.2f}" if xla_flops else "",
         _told(row["collectives"]),
         f"{sum(k['bytes'] for k in kinds) / 1e6:,.1f}",
         f"{sum(k['sent'] for k in kinds) / 1e6:,.1f}",

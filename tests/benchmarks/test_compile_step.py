@@ -51,17 +51,22 @@ ENTRY %main.1 (p0: f32[8]) -> f32[8] {
 def test_collectives_of_a_module():
     found = collectives.parse(_MODULE, 4)
     assert sorted(found) == [
-        ("all-gather", 64, 2, 1),  # its end counts, not what its start holds beside
-        ("all-reduce", 32, 4, 1),
-        ("all-reduce", 132, 4, 1),
-        ("collective-permute", 32, 4, 3),  # in a loop of three rounds
-        ("reduce-scatter", 256, 4, 1),  # of the whole, not of a device's part
+        ("all-gather", 64, 2, 1, "f32"),  # its end counts, not what its start holds beside
+        ("all-reduce", 32, 4, 1, "f32"),
+        ("all-reduce", 132, 4, 1, "bf16+f32"),
+        ("collective-permute", 32, 4, 3, "bf16"),  # in a loop of three rounds
+        ("reduce-scatter", 256, 4, 1, "f32"),  # of the whole, not of a device's part
     ]
     assert collectives.summary(found) == {
-        "collective-permute": {"number": 3, "bytes": 96, "sent": 96},
-        "reduce-scatter": {"number": 1, "bytes": 256, "sent": 192},
-        "all-reduce": {"number": 2, "bytes": 164, "sent": 246},
-        "all-gather": {"number": 1, "bytes": 64, "sent": 32},
+        "collective-permute": {"number": 3, "bytes": 96, "sent": 96, "types": {"bf16": 96}},
+        "reduce-scatter": {"number": 1, "bytes": 256, "sent": 192, "types": {"f32": 256}},
+        "all-reduce": {
+            "number": 2,
+            "bytes": 164,
+            "sent": 246,
+            "types": {"bf16+f32": 132, "f32": 32},
+        },
+        "all-gather": {"number": 1, "bytes": 64, "sent": 32, "types": {"f32": 64}},
     }
 
 
@@ -125,9 +130,9 @@ def test_a_batch_taken_over_is_compiled_once_if_it_fits():
 def test_the_table_shows_the_batch_that_fits_and_projects_it(tmp_path):
     journal = Journal(tmp_path / "tpu.journal")
     kinds = {"all-reduce": {"number": 3, "bytes": 200_000_000, "sent": 300_000_000}}
-    row = {"compile_seconds": 60.0, "xla_flops": 2e12, "collectives": kinds}
+    row = {"compile_seconds": 60.0, "collectives": kinds}
     journal.end("context", {"date": "today", "commit": "abc", "jax": "0"})
-    journal.end("model mask_rcnn", {"flops": 1e12})
+    journal.end("model mask_rcnn", {"flops": 1e12, "xla_flops": 5e11})
     for images, size in ((1, 5e9), (2, 8e9), (4, 14e9), (5, 17e9)):
         journal.end(f"v5e-2x2 mask_rcnn {images}", row | {"planned_bytes": size})
     journal.end("v5e-2x2 brefine 1", {"error": "ValueError: no"})
