@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from benchmarks import fitting, projection
+from benchmarks import fitting, models, projection
 from benchmarks.journal import Journal
 from benchmarks.projection import CHIPS
 from benchmarks.targets import Target
@@ -62,16 +62,17 @@ def to_result(journals: Iterable[Journal]) -> dict[str, Any]:
         for key, row in rows.items()
         if not key.startswith("model ")
     ]
-    models = {key.split()[1]: row for key, row in rows.items() if key.startswith("model ")}
-    flops = {method: row.get("flops") for method, row in models.items()}
+    counted = {key.split()[1]: row for key, row in rows.items() if key.startswith("model ")}
+    flops = {method: row.get("flops") for method, row in counted.items()}
     return {
         "benchmark": "compile_step",
         "kind": "compiled for devices that were not there; nothing was run",
         **head,
         "model_flops_an_image": flops,
-        "xla_flops_an_image": {method: row.get("xla_flops") for method, row in models.items()},
+        "xla_flops_an_image": {method: row.get("xla_flops") for method, row in counted.items()},
         "rows": compiled,
         "fits": _fits(rows, compiled),
+        "not_compiled": _left(compiled),
         "projections": [p for row in compiled for p in project(row, flops.get(row["method"]))],
     }
 
@@ -89,6 +90,13 @@ def _fits(rows: Mapping[str, Any], compiled: Iterable[Mapping[str, Any]]) -> dic
         )
         for place, method in pairs
     }
+
+
+def _left(compiled: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """By place, the methods that have no program there yet."""
+    done = {(row["place"], row["method"]) for row in compiled if "collectives" in row}
+    left = {place: [m for m in models.METHODS if (place, m) not in done] for place in PLACES}
+    return {place: names for place, names in left.items() if names}
 
 
 def project(row: Mapping[str, Any], flops: float | None) -> list[dict[str, Any]]:
@@ -155,6 +163,9 @@ def table(result: Mapping[str, Any]) -> str:
             "|---|---|---:|---:|---:|---:|---:|",
             *map(_projected, of_chosen),
         ]
+    if result["not_compiled"]:
+        left = (f"{place}: {', '.join(names)}" for place, names in result["not_compiled"].items())
+        lines += ["", f"Not compiled so far: {'; '.join(left)}."]
     return "\n".join(lines)
 
 

@@ -144,6 +144,8 @@ def test_the_table_shows_the_batch_that_fits_and_projects_it(tmp_path):
         in lines
     )
     assert "| v5e-2x2 | brefine | 1 | ValueError: no | | | | | | |" in lines
+    assert "mask_rcnn" not in result["not_compiled"]["v5e-2x2"]
+    assert "brefine" in result["not_compiled"]["v5e-2x2"] and "v5e-4x4" in result["not_compiled"]
     # 4 TFLOPs take 50.8 ms at 40 % of the peak, 300 MB 3 ms over two links of four.
     assert "| 4 TPU v5e | mask_rcnn | 4 | 100 | 3.00 | 94.4% | 87.1% |" in lines
 
