@@ -64,6 +64,8 @@ def environment(platform: str, dump: str) -> dict[str, str]:
     else:
         library = importlib.util.find_spec("libtpu").submodule_search_locations[0]
         variables["TPU_LIBRARY_PATH"] = os.path.join(library, "libtpu.so")
+        # Its lock is for processes that would share a TPU: these share none, and may be several.
+        variables["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
     return variables
 
 
@@ -73,16 +75,21 @@ def described(name: str) -> contextlib.AbstractContextManager:
     return jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device))
 
 
-def compile_for(name: str, function: Callable, shapes) -> jax.stages.Compiled:
-    """`function` of a pytree of ShapeDtypeStructs, compiled for one device of the target `name`."""
-    target = TARGETS[name]
+def devices(target: Target) -> list[jax.Device]:
+    """Devices of the target that programs can be compiled for, and nothing else."""
     if target.platform == "cuda":
         description = topologies.get_topology_desc(
             platform="cuda", target_config=_H200.read_text(), topology=target.topology
         )
     else:
         description = topologies.get_topology_desc(target.topology, "tpu")
-    mesh = jax.sharding.Mesh(description.devices[:1], ("x",))
+    return list(description.devices)
+
+
+def compile_for(name: str, function: Callable, shapes) -> jax.stages.Compiled:
+    """`function` of a pytree of ShapeDtypeStructs, compiled for one device of the target `name`."""
+    target = TARGETS[name]
+    mesh = jax.sharding.Mesh(devices(target)[:1], ("x",))
     sharding = NamedSharding(mesh, PartitionSpec())
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
