@@ -160,7 +160,8 @@ class _Run:
     writer: metrics.MetricWriter | None  # the first process writes
     stop: interruption.Interruption
     state: TrainState
-    report: reports.Report | None = None  # of the last validation
+    report: reports.Report | None = None  # of the last validation; the first process has it
+    evaluated: bool = False  # whether there was one, in all processes
     guard: finite.Guard = dataclasses.field(default_factory=finite.Guard)
     shapes: set[tuple[int, ...]] = dataclasses.field(default_factory=set)  # that were compiled
 
@@ -175,7 +176,7 @@ class _Run:
             if step < steps:
                 self._train(step)
             if int(self.state.step) >= steps:  # more if train.steps was lowered
-                if self.report is None:
+                if not self.evaluated:
                     self._evaluate()  # it was killed between its last save and its results
                 done = True
         step = int(self.state.step)
@@ -274,7 +275,8 @@ class _Run:
         return step >= self.config.train.steps or bool(every and step % every == 0)
 
     def _validated(self, step: int) -> bool:
-        return any(line["step"] == step for line in metrics.read(self.folder, "val"))
+        there = any(line["step"] == step for line in metrics.read(self.folder, "val"))
+        return validation.of_first(there)  # another host may not see the first one's log
 
     def _validate(self, step: int) -> dict[str, float]:
         """Evaluates and logs. Whatever interrupts it, the state is saved."""
@@ -296,6 +298,7 @@ class _Run:
         bar = self.console.is_terminal and not self.console.quiet
         with self.stop.at_once():
             self.report = self.evaluate(states.variables_for_eval(self.state), bar)
+            self.evaluated = True
 
     def _save(self, step: int, scalars: dict[str, float]) -> None:
         self._check_finite()
