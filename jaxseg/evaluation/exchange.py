@@ -1,10 +1,10 @@
 """What the processes of one evaluation tell each other, through the key-value store of `jax.distributed`.
 
 Each detects by itself, in its own number of batches, and what it found must come to the first process. Collectives of
-the devices would make everyone wait in the middle of a program for the slowest, put every byte on every device, and hang
-where a process does not come; files would need a folder that all hosts share. The store is in the first process, where
-the results are wanted, needs neither devices nor files, is there wherever there are several processes, and can be asked
-at any time whether somebody failed. What is in it at a time is bounded: the first process asks for each piece.
+the devices would put every byte on every device, and hang where a process is late or does not come; files would need a
+folder that all hosts share. The store is in the first process, where the results are wanted, needs neither devices nor
+files, is there wherever there are several processes, and can be asked at any time whether somebody failed. What is in
+it at a time is bounded: the first process asks for each piece.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import contextlib
 import functools
 import json
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
@@ -122,8 +123,8 @@ class Group:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """A piece of work of all. Nobody leaves it before the first process has done its part, and a failure of one ends
-        it for all: the others get it at their next word with them, see `check`.
+        """A piece of work of all. Nobody leaves it before the first process has done its part, and a failure of one
+        ends it for all: the others learn of it when they next wait, or `check`.
 
         Raises:
           PeerFailed: another process failed; or this one with the very error that the first one has.
@@ -237,12 +238,23 @@ class Group:
                 self._set(f"failed/{self.index}", why.encode())
             if self.first:
                 self._set("end", why.encode())
+                self._wait_until_known()
+            elif of_all:
+                self._set(f"left/{self.index}")
+
+    def _wait_until_known(self) -> None:
+        """Gives the others time to hear of the end: the store goes with the first process."""
+        end = time.monotonic() + _SAME
+        for i in range(1, self.count):
+            self._store.get(self._key(f"left/{i}"), max(0.0, end - time.monotonic()))
 
     def _is_everybodys(self, error: Exception) -> bool:
         """Whether the first process has failed with the same words: it says them for all."""
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            told = None if self.first else self._store.get(self._key("end"), _SAME)
-            return told == str(error).encode()
+            if not self.first:
+                told = self._store.get(self._key("end"), _SAME)
+                self._set(f"left/{self.index}")
+                return told == str(error).encode()
         return False
 
 

@@ -140,8 +140,8 @@ def evaluate_source(
         one does all of it.
 
     Returns:
-      A Report; None in all processes of the group but the first. Images that cannot be read are counted in `report.skipped`, and their objects count
-      as missed.
+      A Report; None in all processes of the group but the first. Images that cannot be
+      read are counted in `report.skipped`, and their objects count as missed.
 
     Raises:
       ValueError: an option of `config.eval` is not allowed, or the protocol needs what the source's annotations lack

@@ -21,6 +21,7 @@ from rich.console import Console
 
 from jaxseg import methods
 from jaxseg.data import pipeline, sources
+from jaxseg.evaluation import exchange
 from jaxseg.evaluation import report as reports
 from jaxseg.training import (
     checkpoints,
@@ -188,8 +189,9 @@ class _Run:
                 f"Stopped by {number.name}: step {step} is saved. The same command continues from there."
             )
             return Result(self.folder, step, False, signal=int(number))
-        if self.report is not None:
-            self._finish(step, self.report)
+        with exchange.of_this_run().together():  # the others end when the first has written
+            if self.report is not None:
+                self._finish(step, self.report)
         return Result(self.folder, step, True, self.report)
 
     def _train(self, first: int) -> None:

@@ -59,7 +59,7 @@ def make_evaluate(
 
 
 def on_this_host(variables: Any) -> Any:
-    """Arrays that are spread over processes as NumPy arrays, whole; every process calls it, as they send their parts."""
+    """Arrays that are spread over processes as NumPy arrays, whole; every process calls it and sends its parts."""
 
     def whole(x: jax.Array) -> np.ndarray:
         if x.is_fully_replicated:

@@ -1,5 +1,7 @@
 """The batches of an evaluation are divided over processes, and what was found comes together again."""
 
+import itertools
+
 import pytest
 
 from jaxseg.data import pipeline, plan, sources
@@ -11,7 +13,7 @@ def test_every_batch_is_in_one_share_and_comes_back_in_order(processes):
     for count in range(21):
         batches = list(range(count))
         shares = [plan.share(batches, i, processes) for i in range(processes)]
-        assert sorted(sum(shares, [])) == batches
+        assert sorted(itertools.chain(*shares)) == batches
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
         assert plan.joined(shares) == batches
 
