@@ -129,8 +129,9 @@ class Group:
         Raises:
           PeerFailed: another process failed; or this one with the very error that the first one has.
         """
-        self._round += 1
+        self._round, self._gathered = self._round + 1, 0
         try:
+            self._set(f"there/{self.index}")
             yield
             self._conclude() if self.first else self._wait("done")
         except PeerFailed:
@@ -226,18 +227,19 @@ class Group:
         return value
 
     def _conclude(self) -> None:
+        for i in range(self.count):
+            self._wait(f"there/{i}")  # and has left what was before this
         self.check()
         self._set("done")
-        # Of the work before this everyone has left.
         self._store.delete(f"jaxseg/evaluation/{self._round - 1}")
 
     def _fail(self, why: str, *, of_all: bool = False) -> None:
         # Where the store is gone, the first process is, and `jax.distributed` ends this one.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             if not of_all:
-                self._set(f"failed/{self.index}", why.encode())
+                self._set(f"failed/{self.index}", why.encode(errors="replace"))
             if self.first:
-                self._set("end", why.encode())
+                self._set("end", why.encode(errors="replace"))
                 self._wait_until_known()
             elif of_all:
                 self._set(f"left/{self.index}")
@@ -254,7 +256,7 @@ class Group:
             if not self.first:
                 told = self._store.get(self._key("end"), _SAME)
                 self._set(f"left/{self.index}")
-                return told == str(error).encode()
+                return told == str(error).encode(errors="replace")
         return False
 
 

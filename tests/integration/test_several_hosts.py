@@ -111,3 +111,8 @@ def test_the_validation_of_a_run_of_two_processes_is_that_of_one(tmp_path):
     assert [line["step"] for line in validated] == [6, 12]
     with checkpoints.Checkpoints(tmp_path) as saved:
         assert saved.metrics(12)["mask/AP"] == validated[-1]["mask/AP"]
+
+
+def test_variables_that_are_spread_over_processes_come_whole_to_each():
+    found = joined.run([["tests/training/spread.py"]] * 2)
+    assert all(status == 0 and "whole" in output for status, output, _ in found), found
