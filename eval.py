@@ -9,6 +9,7 @@ python eval.py --workdir=runs/mine --config=configs/mask_rcnn.py:root=DIR --conf
 from __future__ import annotations
 
 import pathlib
+import sys
 
 import jax
 from absl import flags
@@ -18,7 +19,7 @@ from rich.console import Console
 from configs import common
 from jaxseg import cli, methods
 from jaxseg.data import sources, views
-from jaxseg.evaluation import inference, pictures, runs
+from jaxseg.evaluation import exchange, inference, pictures, runs
 from jaxseg.evaluation import report as reports
 from jaxseg.evaluation.submission import servers
 from jaxseg.training import checkpoints, processes, sharding, workdir
@@ -48,25 +49,43 @@ processes.define_flags()
 
 def main(_: list[str]) -> None:
     processes.initialize(processes.from_flags())
+    group = exchange.of_this_run()
+    try:
+        with group.together():
+            _evaluate(group)
+    except exchange.PeerFailed:
+        if group.first:
+            raise
+        sys.exit(cli.STATUS)  # the first process tells it
+
+
+def _evaluate(group: exchange.Group) -> None:
     run, _ = workdir.load_run(_WORKDIR.value)
     config = views.with_asked(
         runs.with_settings(run, _CONFIG.value), views.scales_of(_TTA_SCALE.value), _TTA_FLIP.value
     )
     split = config.eval.split = (_SPLIT.value or config.eval.split).replace("-", "_")
     source = sources.open_source(config.data, split)
+    asked = {"split": split, "eval": config.eval.to_dict(), "model": config.model.to_dict()}
+    group.agree("The settings", f"those with checksum {exchange.checksum(asked)}")
     _, trained, variables, step = checkpoints.restore_for_eval(
-        _WORKDIR.value, _STEP.value or config.eval.step
+        _WORKDIR.value,
+        _STEP.value or config.eval.step,
+        report=print if group.first else lambda line: None,
     )
+    group.agree("The checkpoint", f"that of step {step}")
     categories = runs.match_categories(trained, source.categories)
     changed = workdir.differences(run, config, common.base())
     changed.pop("eval.split", None)  # the first line of the report says it
     out = _OUT.value or pathlib.Path(_WORKDIR.value) / "eval" / f"{split}-{step}"
-    if not _OUT.value:
-        workdir.check_evaluation(out, config, common.base())
-    submission = servers.plan(
-        split, source, out, name=_SUBMISSION.value, workdir=_WORKDIR.value, method=config.method
-    )
-    out = reports.make_folder(out)
+    submission = None
+    if group.first:  # which writes
+        if not _OUT.value:
+            workdir.check_evaluation(out, config, common.base())
+        submission = servers.plan(
+            split, source, out, name=_SUBMISSION.value, workdir=_WORKDIR.value, method=config.method
+        )
+        out = reports.make_folder(out)
     mesh = sharding.make_mesh(jax.local_devices())
     sharding.check_batch(config.eval.batch_size, 1, mesh, key="eval.batch_size")
     detect = step_lib.make_detect(methods.build(config), mesh)
@@ -78,7 +97,11 @@ def main(_: list[str]) -> None:
             config,
             categories=categories,
             split=split,
+            progress=group.first,
+            group=group,
         )
+    if report is None:
+        return
     report.changed = changed
     workdir.save_evaluation(out, config, trained, run=_WORKDIR.value, step=step, changed=changed)
     report.save(out)

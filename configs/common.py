@@ -325,7 +325,7 @@ def base() -> ConfigDict:
     config.train.eval_every = 5_000
     config.train.save_every = 1_000
     config.eval = ConfigDict()
-    config.eval.batch_size = 8
+    config.eval.batch_size = 8  # of each process
     config.eval.max_detections = 100
     config.eval.evaluator = "faster_coco_eval"  # or pycocotools
     # How it is measured: coco | lvis | cityscapes; auto: as one of the last two if the ground truth has its fields.

@@ -79,24 +79,23 @@ class Train:
 
 
 class Eval:
-    """Random access to evaluation batches, each a dictionary of arrays without targets, in this host's slice."""
+    """Random access to evaluation batches, each a dictionary of arrays without targets."""
 
     def __init__(
         self,
         source_: source.Source,
         options: Options,
         batches: Sequence[plan.Planned],
-        host: tuple[int, int],
         views: Sequence[views_lib.View],
     ):
-        self._source, self._options, self._batches, self._host = source_, options, batches, host
+        self._source, self._options, self._batches = source_, options, batches
         self._views = views
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        planned = self._batches[index].slice(*self._host)
+        planned = self._batches[index]
         out: dict[str, np.ndarray] = {}
         for number, view in enumerate(self._views):
             bucket = view.buckets[planned.bucket]

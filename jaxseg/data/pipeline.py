@@ -22,7 +22,7 @@ from jaxseg.data import problems as problems_lib
 
 @dataclasses.dataclass(frozen=True)
 class HostBatch:
-    """This host's part of a global batch, and where it came from."""
+    """This host's part of a global batch (in evaluation a batch of its own), and where it came from."""
 
     # structures.Batch of NumPy arrays; in evaluation without targets, or structures.Views where several are asked for
     batch: Any
@@ -225,27 +225,30 @@ def eval_batches(
 ) -> Batches:
     """Every image once, bucket by bucket; a bucket's last batch is filled up with entries of `valid` False.
 
+    Of several processes each has its share of the batches, see `plan.share`: some may have one more than others, or
+    none at all.
+
     Args:
       config: the whole config; its data counts, eval.tta (in how many views each image is shown), and eval.max_images
         (the first so many; 0 is all).
-      batch_size: images in a batch, over all hosts.
+      batch_size: images in a batch, all of them in one process.
+      process_index, process_count: this process among the processes.
 
     Raises:
-      ValueError: values in `config.data` or `config.eval.tta` without sense, no images, or a batch that the hosts
-        cannot share.
+      ValueError: values in `config.data` or `config.eval.tta` without sense, no images, or a batch size below 1.
     """
     data = config.data
     geometry.check(data)
     shown = views.of(config)
-    _check_share("eval.batch_size", batch_size, process_count)
+    if batch_size < 1:
+        raise ValueError(f"eval.batch_size={batch_size}: must be at least 1.")
     if not len(source_):
         raise ValueError("The split to evaluate has no images.")
     count = min(config.eval.max_images or len(source_), len(source_))
     sizes = [(info.height, info.width) for info in source_.infos[:count]]
     batches = plan.eval_plan([views.bucket_of(config, size) for size in sizes], batch_size)
-    host = process_index, process_count
-    options = batches_lib.Options.of(data)
-    loader = batches_lib.Eval(source_, options, batches, host, shown)
+    batches = plan.share(batches, process_index, process_count)
+    loader = batches_lib.Eval(source_, batches_lib.Options.of(data), batches, shown)
     return Batches(grain.MapDataset.source(loader), data)
 
 

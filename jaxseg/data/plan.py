@@ -9,12 +9,14 @@ import bisect
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from jaxseg.data import repeats as repeats_lib
 
+_T = TypeVar("_T")
 _SHUFFLE = 0x5348  # keeps the stream of the plan apart from those of the images
 
 
@@ -146,6 +148,31 @@ def eval_plan(buckets: Sequence[int] | np.ndarray, batch_size: int) -> list[Plan
         for part in images.reshape(-1, batch_size):
             batches.append(Planned(int(bucket), part, np.zeros_like(part)))
     return batches
+
+
+def share(batches: Sequence[_T], index: int, count: int) -> Sequence[_T]:
+    """The batches of process `index` of `count`: every count-th one, whole.
+
+    A batch is not cut, so that it is computed with the same neighbours, to the same bits, by any number of processes;
+    and there are no more entries that only fill up. Neighbours in the plan, of the same shape, go to different
+    processes, so that all have about as much to do.
+    """
+    return batches[index::count]
+
+
+def joined(shares: Sequence[Sequence[_T]]) -> list[_T]:
+    """What belongs to the batches of each `share`, in the order of the batches.
+
+    Raises:
+      ValueError: these are not the shares of any number of batches: one has too many or too few.
+    """
+    count, total = len(shares), sum(map(len, shares))
+    lengths = [len(share(range(total), i, count)) for i in range(count)]
+    if lengths != list(map(len, shares)):
+        raise ValueError(
+            f"{total} batches give {count} processes {lengths}, and they have {list(map(len, shares))}."
+        )
+    return [shares[k % count][k // count] for k in range(total)]
 
 
 def image_rng(seed: int, epoch: int, image_id: int, repeat: int = 0) -> np.random.Generator:

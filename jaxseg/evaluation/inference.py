@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
+import json
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,11 +16,13 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich import progress as rich_progress
 
-from jaxseg.data import pipeline
-from jaxseg.evaluation import measure, pasters
+from jaxseg.data import pipeline, plan
+from jaxseg.evaluation import exchange, measure, pasters
 from jaxseg.evaluation.report import Report
 from jaxseg.evaluation.results import host_images
 from jaxseg.structures import Batch, Detections
+
+Problems = list[str]  # why images of a batch could not be read
 
 
 def run(
@@ -31,7 +35,23 @@ def run(
     workers: int = pasters.AUTOMATIC,
     advance: Callable[[int], None] | None = None,
 ) -> list[dict]:
-    """Detects in all batches and returns the COCO results in the order of the images.
+    """Detects in all batches and returns the COCO results in the order of the images; arguments as of `by_batch`."""
+    options = dict(mask_threshold=mask_threshold, paste=paste, workers=workers, advance=advance)
+    found = by_batch(detect, batches, categories, **options)
+    return list(itertools.chain.from_iterable(found))
+
+
+def by_batch(
+    detect: Callable[[Batch], Detections],
+    batches: Iterable[pipeline.HostBatch],
+    categories: Sequence[Any],
+    *,
+    mask_threshold: float = 0.5,
+    paste: str = "continuous",
+    workers: int = pasters.AUTOMATIC,
+    advance: Callable[[int], None] | None = None,
+) -> list[list[dict]]:
+    """Detects in all batches and returns the COCO results of each, in the order of its images.
 
     Args:
       detect: a jitted function; it is called without waiting, so that the device has its next batch
@@ -54,12 +74,12 @@ def run(
     """
     workers = pasters.count(workers)
     category_ids = [None if category is None else category.id for category in categories]
-    results: list[dict] = []
+    results: list[list[dict]] = []
     pending: deque = deque()
 
     def collect() -> None:
         images, future = pending.popleft()
-        results.extend(future.result())
+        results.append(future.result())
         if advance is not None:
             advance(images)
 
@@ -102,8 +122,12 @@ def evaluate_source(
     categories: Sequence[Any] | None = None,
     split: str | None = None,
     progress: bool = True,
-) -> Report:
+    group: exchange.Group | None = None,
+) -> Report | None:
     """Detects in a whole source and measures box and mask AP if it is annotated, by the protocol of `config.eval`.
+
+    Several processes share the batches (`plan.share`), each with a `detect` of its own devices, workers and all; the
+    first one gets what they found, in the order and to the bits of one process, and measures.
 
     Args:
       detect: as in `run`.
@@ -111,34 +135,58 @@ def evaluate_source(
       config: the whole config; `eval` and of `model.test` how masks are pasted are used here.
       categories: as in `run`, where the model's class indices are not in the source's order.
       split: the name that the report gives to the source; default `config.eval.split`.
-      progress: shows a bar with the time left on the console.
+      progress: shows a bar with the time left on the console: of this process's share.
+      group: the processes that share the work, each of which calls this function within `group.together()`; None: this
+        one does all of it.
 
     Returns:
-      A Report. Images that cannot be read are counted in `report.skipped`, and their objects count
-      as missed.
+      A Report; None in all processes of the group but the first. Images that cannot be
+      read are counted in `report.skipped`, and their objects count as missed.
 
     Raises:
       ValueError: an option of `config.eval` is not allowed, or the protocol needs what the source's annotations lack
-        (before anything is run).
+        (before anything is run); or the processes see different images.
+      PeerFailed: another process of the group failed.
     """
     used = measure.for_source(config.eval, source)
     workers = config.eval.get("workers", pasters.AUTOMATIC)  # runs of earlier versions have none
     pasters.check(workers)
-    skipped = Counter(source.problems.counts)
-    batches = pipeline.eval_batches(config, source, batch_size=config.eval.batch_size)
+    group = group or exchange.alone()
+    batches = pipeline.eval_batches(
+        config,
+        source,
+        batch_size=config.eval.batch_size,
+        process_index=group.index,
+        process_count=group.count,
+    )
     infos = source.infos[: config.eval.max_images or None]
+    share = min(len(infos), len(batches) * config.eval.batch_size)
     start = time.perf_counter()
-    with contextlib.closing(batches), _bar(len(infos), progress) as advance:
-        results = run(
+    with contextlib.closing(batches), _bar(share, progress) as advance:
+        group.agree("The images to evaluate", _fingerprint(infos, config.eval.batch_size))
+
+        def done(images: int) -> None:
+            advance(images)
+            group.check()
+
+        problems: list[Problems] = []
+        found = by_batch(
             detect,
-            _counting(batches, skipped),
+            _noting(batches, problems),
             source.categories if categories is None else categories,
             mask_threshold=config.model.test.mask_threshold,
             paste=config.model.test.paste,
             workers=workers,
-            advance=advance,
+            advance=done,
         )
+    shares = group.gather(list(zip(found, problems, strict=True)), _encode, _decode)
+    if shares is None:
+        return None
     seconds = time.perf_counter() - start
+    results, skipped = [], Counter(source.problems.counts)
+    for of_batch, reasons in plan.joined(shares):
+        results += of_batch
+        skipped.update(reasons)
     report = Report(
         split=split or config.eval.split,
         images=len(infos),
@@ -151,6 +199,21 @@ def evaluate_source(
     return report
 
 
+def _fingerprint(infos: Sequence[Any], batch_size: int) -> str:
+    """The same where the same images make up the same batches."""
+    listed = [(info.id, info.height, info.width) for info in infos]
+    return f"{len(infos)} in batches of {batch_size} (checksum {exchange.checksum(listed)})"
+
+
+def _encode(share: Sequence[tuple[list[dict], Problems]]) -> bytes:
+    """Results and problems of batches as JSON, a line each: numbers keep their bits."""
+    return b"\n".join(json.dumps(entry).encode() for entry in share)
+
+
+def _decode(data: bytes) -> list[tuple[list[dict], Problems]]:
+    return [tuple(json.loads(line)) for line in data.splitlines()]
+
+
 def _about(truth: dict, infos: Sequence[Any]) -> dict:
     """The part of a COCO ground truth that is about some images."""
     ids = {info.id for info in infos}
@@ -161,9 +224,9 @@ def _about(truth: dict, infos: Sequence[Any]) -> dict:
     }
 
 
-def _counting(batches: Iterable, problems: Counter) -> Iterator:
+def _noting(batches: Iterable, problems: list[Problems]) -> Iterator:
     for host_batch in batches:
-        problems.update(reason for reason, _ in host_batch.problems)
+        problems.append([reason for reason, _ in host_batch.problems])
         yield host_batch
 
 

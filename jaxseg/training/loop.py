@@ -21,6 +21,7 @@ from rich.console import Console
 
 from jaxseg import methods
 from jaxseg.data import pipeline, sources
+from jaxseg.evaluation import exchange
 from jaxseg.evaluation import report as reports
 from jaxseg.training import (
     checkpoints,
@@ -191,8 +192,9 @@ class _Run:
                 f"Stopped by {number.name}: step {step} is saved. The same command continues from there."
             )
             return Result(self.folder, step, False, signal=int(number))
-        if self.report is not None:
-            self._finish(step, self.report)
+        with exchange.of_this_run().together():  # the others end when the first has written
+            if self.report is not None:
+                self._finish(step, self.report)
         return Result(self.folder, step, True, self.report)
 
     def _train(self, first: int) -> None:
@@ -278,7 +280,8 @@ class _Run:
         return step >= self.config.train.steps or bool(every and step % every == 0)
 
     def _validated(self, step: int) -> bool:
-        return any(line["step"] == step for line in metrics.read(self.folder, "val"))
+        there = any(line["step"] == step for line in metrics.read(self.folder, "val"))
+        return validation.of_first(there)  # another host may not see the first one's log
 
     def _validate(self, step: int) -> dict[str, float]:
         """Evaluates and logs. Whatever interrupts it, the state is saved."""

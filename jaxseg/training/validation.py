@@ -6,7 +6,7 @@ import contextlib
 import json
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -14,10 +14,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from jaxseg.evaluation import inference, measure, pictures
+from jaxseg.evaluation import exchange, inference, measure, pictures
 from jaxseg.evaluation import report as reports
 from jaxseg.training import sharding, step, workdir
 
+_T = TypeVar("_T")
 FINISHED = "finished.json"
 PICTURE = "predictions.png"
 
@@ -27,7 +28,7 @@ def make_evaluate(
 ) -> Callable[..., reports.Report | None]:
     """Builds `evaluate(variables, progress=False) -> Report`.
 
-    The first process does it on its own devices; the others get None.
+    Every process calls it, and detects in its share of the images on its own devices; all but the first get None.
 
     Raises:
       ValueError: `config.eval.batch_size` does not split over the devices, or the source lacks what the protocol of the
@@ -37,26 +38,35 @@ def make_evaluate(
     mesh = sharding.make_mesh(jax.local_devices())
     sharding.check_batch(config.eval.batch_size, 1, mesh, key="eval.batch_size")
     detect = step.make_detect(model, mesh)
+    group = exchange.of_this_run()
 
     def evaluate(variables: Any, progress: bool = False) -> reports.Report | None:
-        if jax.process_index():
-            return None
         context = contextlib.nullcontext()
-        if jax.process_count() > 1:
-            # Every process holds the parameters in full; the others must not be asked for anything.
-            local = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), variables)
-            variables = jax.device_put(local, sharding.replicated(mesh))
+        if group.count > 1:
+            variables = jax.device_put(on_this_host(variables), sharding.replicated(mesh))
             context = jax.set_mesh(mesh)
-        with context:
+        with group.together(), context:
             return inference.evaluate_source(
                 lambda batch: detect(variables, batch),
                 source,
                 config,
                 split=config.eval.split,
                 progress=progress,
+                group=group,
             )
 
     return evaluate
+
+
+def on_this_host(variables: Any) -> Any:
+    """Arrays that are spread over processes as NumPy arrays, whole; every process calls it and sends its parts."""
+
+    def whole(x: jax.Array) -> np.ndarray:
+        if x.is_fully_replicated:
+            return np.asarray(x.addressable_data(0))
+        return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+    return jax.tree.map(whole, variables)
 
 
 def scalars(report: reports.Report | None) -> dict[str, float]:
@@ -66,9 +76,14 @@ def scalars(report: reports.Report | None) -> dict[str, float]:
         for kind, numbers in report.metrics.items():
             # -1 is "not defined": nothing to log
             found |= {f"{kind}/{n}": float(v) for n, v in numbers.summary.items() if v >= 0}
-    if jax.process_count() > 1:
-        found = json.loads(_broadcast(json.dumps(found)))
-    return found
+    return of_first(found)
+
+
+def of_first(value: _T) -> _T:
+    """What the first process has, on every process, all of which call it; something that goes into JSON."""
+    if jax.process_count() == 1:
+        return value
+    return json.loads(_broadcast(json.dumps(value)))
 
 
 def _broadcast(text: str, size: int = 65536) -> str:
