@@ -123,7 +123,7 @@ class BoundaryRefinement(nn.Module):
         x = logits.reshape(-1, *logits.shape[2:])
         x = nn.relu(layers.Conv(channels, 3, dtype=self.dtype, name="conv0")(x))
         init = layers.normal(0.001)
-        x = layers.Conv(channels, 3, init=init, dtype=self.dtype, name="conv1")(x)
+        x = layers.Conv(channels, 3, kernel_init=init, dtype=self.dtype, name="conv1")(x)
         return logits + precision.at_least_float32(x).reshape(logits.shape)
 
 
@@ -165,7 +165,7 @@ class ImprovedBoundaryRefinement(nn.Module):
                 y = self.norm(name=f"norm{name}")(y, mask=cells, train=train)
                 y = conv(PReLU(name=f"prelu{name}")(y), channels, self.kernels[step], f"conv{name}")
             x = jnp.concatenate([x, y], -1)
-        change = conv(x, logits.shape[-1], 1, "last", init=nn.initializers.zeros)
+        change = conv(x, logits.shape[-1], 1, "last", kernel_init=nn.initializers.zeros)
         return logits + precision.at_least_float32(change)
 
 

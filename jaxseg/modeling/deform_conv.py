@@ -43,7 +43,7 @@ class DeformConv(nn.Module):
             samples * (3 if modulated else 2),
             self.kernel,
             stride=self.stride,
-            init=nn.initializers.zeros,
+            kernel_init=nn.initializers.zeros,
             dtype=self.dtype,
             name="offset",
         )(x)

@@ -39,7 +39,7 @@ class FPN(nn.Module):
                 self.channels,
                 kernel,
                 bias=use_bias,
-                init=layers.xavier,
+                kernel_init=layers.xavier,
                 dtype=self.dtype,
                 name=name,
             )

@@ -24,7 +24,7 @@ class Conv(nn.Module):
     kernel: int
     stride: int = 1
     bias: bool = True
-    init: Callable[..., Array] = msra
+    kernel_init: Callable[..., Array] = msra
     dtype: jnp.dtype = jnp.float32
     groups: int = 1
     dilation: int = 1
@@ -35,17 +35,18 @@ class Conv(nn.Module):
     ) -> Float[Array, "B P Q D"]:
         """`affine`: of a norm that follows."""
         shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.channels)
-        kernel, bias = self.param("kernel", self.init, shape, jnp.float32), None
+        kernel, bias = self.param("kernel", self.kernel_init, shape, jnp.float32), None
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.channels,), jnp.float32)
+        factor = None
         if affine is not None:
             factor, offset = affine
-            kernel = kernel * factor
             bias = offset if bias is None else bias * factor + offset
         pad = (self.kernel - 1) // 2 * self.dilation
-        y = convolution.convolve(
+        y = convolution.scaled(
             x.astype(self.dtype),
-            kernel.astype(self.dtype),
+            kernel,
+            factor,
             window_strides=(self.stride, self.stride),
             padding=((pad, pad), (pad, pad)),
             rhs_dilation=(self.dilation, self.dilation),
@@ -59,14 +60,10 @@ def normed(
     norm: norms.Norm,
     x: Float[Array, "B H W C"],
     *,
-    mask: Bool[Array, "B P Q"],
+    mask: Bool[Array, "B P Q"] | None,
     train: bool,
 ) -> Float[Array, "B P Q D"]:
-    """`conv`, then `norm`: within the convolution where that is possible.
-
-    Its kernel takes the factor, in float32, so that nothing is left of the norm but a bias: on GPUs one kernel with the
-    convolution and a ReLU. The factor may change at every call, hence is not in the parameters.
-    """
+    """`conv`, then `norm`: as a factor of the convolution and a bias where it is a multiply-add, whatever x is."""
     affine = norm.affine(conv.channels)
     return norm(conv(x), mask=mask, train=train) if affine is None else conv(x, affine)
 
