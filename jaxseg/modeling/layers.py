@@ -31,8 +31,8 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B H W C"], affine: norms.Affine | None = None
-    ) -> Float[Array, "B P Q D"]:
+        self, x: Float[Array, "*B H W C"], affine: norms.Affine | None = None
+    ) -> Float[Array, "*B P Q D"]:
         """`affine`: of a norm that follows."""
         shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.channels)
         kernel, bias = self.param("kernel", self.kernel_init, shape, jnp.float32), None
@@ -44,7 +44,7 @@ class Conv(nn.Module):
             bias = offset if bias is None else bias * factor + offset
         pad = (self.kernel - 1) // 2 * self.dilation
         y = convolution.scaled(
-            x.astype(self.dtype),
+            x.reshape(-1, *x.shape[-3:]).astype(self.dtype),
             kernel,
             factor,
             window_strides=(self.stride, self.stride),
@@ -52,6 +52,7 @@ class Conv(nn.Module):
             rhs_dilation=(self.dilation, self.dilation),
             feature_group_count=self.groups,
         )
+        y = y.reshape(*x.shape[:-3], *y.shape[1:])
         return y if bias is None else y + bias.astype(self.dtype)
 
 

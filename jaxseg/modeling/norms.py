@@ -18,7 +18,6 @@ from jaxtyping import Array, Bool, Float
 
 from jaxseg import paths, precision
 
-
 Affine = tuple[Float[Array, "D"], Float[Array, "D"]]  # (factor, offset): x * factor + offset
 
 

@@ -44,10 +44,10 @@ def test_double_repeats_each_cell():
 
 def variables_of(block, x):
     """Random ones, those of the norms far from 1 and 0."""
-    keys = iter(jax.random.split(jax.random.key(2), 99))
+    rng = np.random.default_rng(2)
     shapes = jax.eval_shape(lambda: block.init(jax.random.key(0), x))
     return jax.tree.map(
-        lambda leaf: jax.random.uniform(next(keys), leaf.shape, x.dtype, 0.1, 2.0), shapes
+        lambda leaf: jnp.asarray(rng.uniform(0.1, 2.0, leaf.shape), x.dtype), shapes
     )
 
 
@@ -78,14 +78,15 @@ CONVOLUTIONS = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", CONVOLUTIONS)
 @pytest.mark.parametrize("platform", ["cpu", "default"])
+@pytest.mark.parametrize(
+    "name, dtype", [*((name, "float64") for name in CONVOLUTIONS), ("3x3", "float32")]
+)
 def test_a_frozen_norm_in_a_convolution_is_one_after_it(name, dtype, platform, monkeypatch):
     if platform == "default":
         monkeypatch.setattr(jax.lax, "platform_dependent", elsewhere)
     with jax.enable_x64(dtype == "float64"):
-        x = jax.random.normal(jax.random.key(0), (2, 5, 6, 4), dtype)
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 6, 4)), dtype)
         block = Normed(functools.partial(CONVOLUTIONS[name], dtype=jnp.dtype(dtype)))
         variables = variables_of(block, x)
 
