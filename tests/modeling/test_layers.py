@@ -78,9 +78,13 @@ CONVOLUTIONS = {
 }
 
 
-@pytest.mark.parametrize("platform", ["cpu", "default"])
 @pytest.mark.parametrize(
-    "name, dtype", [*((name, "float64") for name in CONVOLUTIONS), ("3x3", "float32")]
+    "name, dtype, platform",
+    [
+        *((name, "float64", "default") for name in CONVOLUTIONS),
+        ("3x3", "float32", "default"),
+        ("3x3", "float64", "cpu"),
+    ],
 )
 def test_a_frozen_norm_in_a_convolution_is_one_after_it(name, dtype, platform, monkeypatch):
     if platform == "default":
