@@ -61,11 +61,11 @@ class ResidualAwareModule(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "N h w C"]) -> Float[Array, "N h w C"]:
         half = self.channels // 2
-        z = nn.relu(layers.conv(half, 1, dtype=self.dtype, name="squeeze")(x))
+        z = nn.relu(layers.Conv(half, 1, dtype=self.dtype, name="squeeze")(x))
         y = z if self.residual else jnp.zeros_like(z)
         for d in self.dilations:
-            y += nn.relu(layers.conv(half, 3, dilation=d, dtype=self.dtype, name=f"dilated{d}")(z))
-        return nn.relu(layers.conv(self.channels, 1, dtype=self.dtype, name="expand")(y))
+            y += nn.relu(layers.Conv(half, 3, dilation=d, dtype=self.dtype, name=f"dilated{d}")(z))
+        return nn.relu(layers.Conv(self.channels, 1, dtype=self.dtype, name="expand")(y))
 
 
 class FusionStage(nn.Module):

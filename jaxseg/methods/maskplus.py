@@ -81,7 +81,7 @@ class ContextualFusion(nn.Module):
         image = jnp.stack([zero, zero, width, height], -1)[:, None]
         x = self.pool(level, image, size)[:, 0]
         for number, channels in enumerate(self.widths):
-            x = nn.relu(layers.conv(channels, 3, dtype=self.dtype, name=f"conv{number}")(x))
+            x = nn.relu(layers.Conv(channels, 3, dtype=self.dtype, name=f"conv{number}")(x))
         return x[:, None]
 
 
@@ -101,7 +101,7 @@ class DeconvPyramid(nn.Module):
             return nn.relu(layers.Deconv2x2(self.channels, self.dtype, name=name)(x))
 
         def down(x, name):
-            conv = layers.conv(self.channels, 3, stride=2, dtype=self.dtype, name=name)
+            conv = layers.Conv(self.channels, 3, stride=2, dtype=self.dtype, name=name)
             return nn.relu(conv(x))
 
         once = up(x, "up0")
@@ -121,9 +121,9 @@ class BoundaryRefinement(nn.Module):
         del stats, train  # nothing is measured
         channels = logits.shape[-1]
         x = logits.reshape(-1, *logits.shape[2:])
-        x = nn.relu(layers.conv(channels, 3, dtype=self.dtype, name="conv0")(x))
+        x = nn.relu(layers.Conv(channels, 3, dtype=self.dtype, name="conv0")(x))
         init = layers.normal(0.001)
-        x = layers.conv(channels, 3, init=init, dtype=self.dtype, name="conv1")(x)
+        x = layers.Conv(channels, 3, kernel_init=init, dtype=self.dtype, name="conv1")(x)
         return logits + precision.at_least_float32(x).reshape(logits.shape)
 
 
@@ -153,7 +153,7 @@ class ImprovedBoundaryRefinement(nn.Module):
 
         def conv(x, channels, kernel, name, **more):
             flat = x.reshape(-1, *x.shape[2:])
-            made = layers.conv(channels, kernel, dtype=self.dtype, name=name, **more)(flat)
+            made = layers.Conv(channels, kernel, dtype=self.dtype, name=name, **more)(flat)
             return made.reshape(*x.shape[:-1], channels)
 
         # The norms need the range of the logits, which lie far from 0; convolutions compute in `dtype`.
@@ -165,7 +165,7 @@ class ImprovedBoundaryRefinement(nn.Module):
                 y = self.norm(name=f"norm{name}")(y, mask=cells, train=train)
                 y = conv(PReLU(name=f"prelu{name}")(y), channels, self.kernels[step], f"conv{name}")
             x = jnp.concatenate([x, y], -1)
-        change = conv(x, logits.shape[-1], 1, "last", init=nn.initializers.zeros)
+        change = conv(x, logits.shape[-1], 1, "last", kernel_init=nn.initializers.zeros)
         return logits + precision.at_least_float32(change)
 
 

@@ -272,7 +272,7 @@ class Flow(nn.Module):
 
     @nn.compact
     def __call__(self, features: Float[Array, "B R h w C"]) -> Float[Array, "B R h w D"]:
-        x = layers.conv(self.channels, 1, dtype=self.dtype, name="conv")(features)
+        x = layers.Conv(self.channels, 1, dtype=self.dtype, name="conv")(features)
         return nn.relu(x) if self.relu else x
 
 

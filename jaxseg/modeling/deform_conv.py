@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxseg.modeling import layers
+from jaxseg.modeling import layers, norms
 from jaxseg.ops import deform_conv
 
 VERSIONS = ("v1", "v2")  # Dai et al. 2017; Zhu et al. 2019, which also weighs the samples
@@ -33,20 +33,25 @@ class DeformConv(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B P Q D"]:
+    def __call__(
+        self, x: Float[Array, "B H W C"], affine: norms.Affine | None = None
+    ) -> Float[Array, "B P Q D"]:
+        """`affine`: as of `layers.Conv`; it leaves the offsets alone."""
         samples = self.deform_groups * self.kernel**2
         modulated = self.version == "v2"
-        guide = layers.conv(
+        guide = layers.Conv(
             samples * (3 if modulated else 2),
             self.kernel,
             stride=self.stride,
-            init=nn.initializers.zeros,
+            kernel_init=nn.initializers.zeros,
             dtype=self.dtype,
             name="offset",
         )(x)
         shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.channels)
         kernel = self.param("kernel", layers.msra, shape)
-        return deform_conv.deform_conv(
+        if affine is not None:
+            kernel = kernel * affine[0]
+        y = deform_conv.deform_conv(
             x.astype(self.dtype),
             guide[..., : 2 * samples],
             kernel.astype(self.dtype),
@@ -54,3 +59,4 @@ class DeformConv(nn.Module):
             stride=self.stride,
             padding=(self.kernel - 1) // 2,
         )
+        return y if affine is None else y + affine[1].astype(self.dtype)

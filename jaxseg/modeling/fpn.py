@@ -16,7 +16,7 @@ class FPN(nn.Module):
     """Lateral 1x1, nearest top-down, 3x3 output convolutions; P6 is every second cell of P5."""
 
     channels: int = 256
-    norm: Callable[..., nn.Module] = norms.Identity
+    norm: Callable[..., norms.Norm] = norms.Identity
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -35,16 +35,17 @@ class FPN(nn.Module):
             name = (
                 f"{kind}{stride.bit_length() - 1}"  # stride 4 is level 2, named as the paper does
             )
-            x = layers.conv(
+            conv = layers.Conv(
                 self.channels,
                 kernel,
                 bias=use_bias,
-                init=layers.xavier,
+                kernel_init=layers.xavier,
                 dtype=self.dtype,
                 name=name,
-            )(x)
+            )
             mask = layers.cells_of_image(image_size, *x.shape[1:3], stride)
-            return self.norm(name=f"{name}_norm")(x, mask=mask, train=train)
+            norm = self.norm(name=f"{name}_norm")
+            return layers.normed(conv, norm, x, mask=mask, train=train)
 
         merged, levels = None, []
         for feature, stride in reversed(list(zip(features, strides, strict=True))):

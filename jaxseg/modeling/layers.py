@@ -17,33 +17,56 @@ xavier = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 normal = nn.initializers.normal
 
 
-def conv(
-    channels: int,
-    kernel: int,
-    *,
-    stride: int = 1,
-    bias: bool = True,
-    init=msra,
-    dtype=jnp.float32,
-    groups: int = 1,
-    dilation: int = 1,
-    name: str | None = None,
-) -> nn.Conv:
+class Conv(nn.Module):
     """A square NHWC convolution, padded by (kernel - 1) / 2 (times the dilation) on all sides, as torch does."""
-    pad = (kernel - 1) // 2 * dilation
-    return nn.Conv(
-        channels,
-        (kernel, kernel),
-        strides=stride,
-        padding=((pad, pad), (pad, pad)),
-        use_bias=bias,
-        kernel_init=init,
-        feature_group_count=groups,
-        kernel_dilation=dilation,
-        dtype=dtype,
-        conv_general_dilated=convolution.convolve,
-        name=name,
-    )
+
+    channels: int
+    kernel: int
+    stride: int = 1
+    bias: bool = True
+    kernel_init: Callable[..., Array] = msra
+    dtype: jnp.dtype = jnp.float32
+    groups: int = 1
+    dilation: int = 1
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*B H W C"], affine: norms.Affine | None = None
+    ) -> Float[Array, "*B P Q D"]:
+        """`affine`: of a norm that follows."""
+        shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.channels)
+        kernel, bias = self.param("kernel", self.kernel_init, shape, jnp.float32), None
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.channels,), jnp.float32)
+        factor = None
+        if affine is not None:
+            factor, offset = affine
+            bias = offset if bias is None else bias * factor + offset
+        pad = (self.kernel - 1) // 2 * self.dilation
+        y = convolution.scaled(
+            x.reshape(-1, *x.shape[-3:]).astype(self.dtype),
+            kernel,
+            factor,
+            window_strides=(self.stride, self.stride),
+            padding=((pad, pad), (pad, pad)),
+            rhs_dilation=(self.dilation, self.dilation),
+            feature_group_count=self.groups,
+        )
+        y = y.reshape(*x.shape[:-3], *y.shape[1:])
+        return y if bias is None else y + bias.astype(self.dtype)
+
+
+def normed(
+    conv: nn.Module,
+    norm: norms.Norm,
+    x: Float[Array, "B H W C"],
+    *,
+    mask: Bool[Array, "B P Q"] | None,
+    train: bool,
+) -> Float[Array, "B P Q D"]:
+    """`conv`, then `norm`: as a factor of the convolution and a bias where it is a multiply-add, whatever x is."""
+    affine = norm.affine(conv.channels)
+    return norm(conv(x), mask=mask, train=train) if affine is None else conv(x, affine)
 
 
 def roi_convolutions(
@@ -52,7 +75,7 @@ def roi_convolutions(
     *,
     count: int,
     channels: int,
-    norm: Callable[..., nn.Module],
+    norm: Callable[..., norms.Norm],
     train: bool,
     dtype=jnp.float32,
 ) -> Float[Array, "B R h w D"]:
@@ -73,17 +96,17 @@ def roi_convolution(
     channels: int,
     kernel: int,
     stride: int = 1,
-    norm: Callable[..., nn.Module],
+    norm: Callable[..., norms.Norm],
     train: bool,
     dtype=jnp.float32,
     name: str,
 ) -> Float[Array, "B R H W D"]:
     """One of them: `conv` and `norm` of the calling module, each followed by `name`."""
     bias = norm is norms.Identity
-    convolution = conv(channels, kernel, stride=stride, bias=bias, dtype=dtype, name=f"conv{name}")
-    flat = convolution(x.reshape(-1, *x.shape[2:]))
-    cells = cells_of_rois(stats, flat.shape[1:3])
-    flat = nn.relu(norm(name=f"norm{name}")(flat, mask=cells, train=train))
+    conv = Conv(channels, kernel, stride=stride, bias=bias, dtype=dtype, name=f"conv{name}")
+    cells = cells_of_rois(stats, tuple(-(-size // stride) for size in x.shape[2:4]))
+    flat = x.reshape(-1, *x.shape[2:])
+    flat = nn.relu(normed(conv, norm(name=f"norm{name}"), flat, mask=cells, train=train))
     return flat.reshape(*x.shape[:2], *flat.shape[1:])
 
 

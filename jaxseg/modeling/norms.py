@@ -18,26 +18,41 @@ from jaxtyping import Array, Bool, Float
 
 from jaxseg import paths, precision
 
+Affine = tuple[Float[Array, "D"], Float[Array, "D"]]  # (factor, offset): x * factor + offset
 
-class FrozenBatchNorm(nn.Module):
-    """Batch norm with everything constant, folded into one multiply-add. All four vectors live in `batch_stats`."""
+
+class Norm(nn.Module):
+    """What all norms have in common: x (*B, C) and a mask of its elements to x normalised."""
+
+    def affine(self, channels: int) -> Affine | None:
+        """The norm as a multiply-add, if it is one that neither the input nor training changes."""
+        del channels
+        return None
+
+
+class FrozenBatchNorm(Norm):
+    """Batch norm with everything constant: one multiply-add. All four vectors live in `batch_stats`."""
 
     epsilon: float = 1e-5
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*B C"], *, mask=None, train: bool = False) -> Array:
-        del mask, train  # nothing is measured
-        shape = (x.shape[-1],)
+    def affine(self, channels: int) -> Affine:
+        shape = (channels,)
         one, zero = (lambda: jnp.ones(shape)), (lambda: jnp.zeros(shape))
         scale = self.variable("batch_stats", "scale", one).value
         bias = self.variable("batch_stats", "bias", zero).value
         mean = self.variable("batch_stats", "mean", zero).value
         var = self.variable("batch_stats", "var", one).value
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        return x * factor.astype(x.dtype) + (bias - mean * factor).astype(x.dtype)
+        return factor, bias - mean * factor
+
+    def __call__(self, x: Float[Array, "*B C"], *, mask=None, train: bool = False) -> Array:
+        del mask, train  # nothing is measured
+        factor, offset = self.affine(x.shape[-1])
+        return x * factor.astype(x.dtype) + offset.astype(x.dtype)
 
 
-class BatchNorm(nn.Module):
+class BatchNorm(Norm):
     """Batch norm over the valid elements of the global batch. Without any, the running statistics serve, unchanged.
 
     With `per_image`, every image (the leading axis) is normalised by statistics of its own, as if it were alone on its
@@ -81,7 +96,7 @@ class EvalBatchNorm(BatchNorm):
         return super().__call__(x, mask=mask, train=False)
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(Norm):
     """Group norm (Wu & He 2018) per image over its valid elements; the same in training and test."""
 
     groups: int = 32
@@ -120,7 +135,7 @@ class GroupNorm(nn.Module):
         ).astype(x.dtype)
 
 
-class Identity(nn.Module):
+class Identity(Norm):
     """No normalisation."""
 
     def __call__(self, x: Array, *, mask=None, train: bool = False) -> Array:
@@ -128,7 +143,7 @@ class Identity(nn.Module):
         return x
 
 
-NORMS: dict[str, Callable[[], nn.Module]] = {
+NORMS: dict[str, Callable[[], Norm]] = {
     "frozen_bn": FrozenBatchNorm,
     "batch_norm": BatchNorm,
     "batch_norm_eval": EvalBatchNorm,
@@ -137,7 +152,7 @@ NORMS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def by_name(name: str, epsilon: float | None = None) -> Callable[..., nn.Module]:
+def by_name(name: str, epsilon: float | None = None) -> Callable[..., Norm]:
     """The norm class of a config's `norm=`, with another epsilon if given. Raises ValueError naming what is allowed."""
     if name not in NORMS:
         raise ValueError(f"norm={name!r}: allowed are {', '.join(NORMS)}.")

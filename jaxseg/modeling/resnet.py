@@ -29,26 +29,27 @@ class BasicBlock(nn.Module):
 
     channels: int
     stride: int
-    norm: Callable[..., nn.Module]
+    norm: Callable[..., norms.Norm]
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x, *, mask, in_mask, train):
         del in_mask
 
-        def unit(y, kernel, stride, index):
-            y = layers.conv(
+        def unit(y, stride, index):
+            conv = layers.Conv(
                 self.channels,
-                kernel,
+                3,
                 stride=stride,
                 bias=False,
                 dtype=self.dtype,
                 name=f"conv{index}",
-            )(y)
-            return self.norm(name=f"norm{index}")(y, mask=mask, train=train)
+            )
+            norm = self.norm(name=f"norm{index}")
+            return layers.normed(conv, norm, y, mask=mask, train=train)
 
-        y = nn.relu(unit(x, 3, self.stride, 1))
-        y = unit(y, 3, 1, 2)
+        y = nn.relu(unit(x, self.stride, 1))
+        y = unit(y, 1, 2)
         return nn.relu(y + _shortcut(self, x, y, mask, train))
 
 
@@ -63,7 +64,7 @@ class Bottleneck(nn.Module):
 
     channels: int
     stride: int
-    norm: Callable[..., nn.Module]
+    norm: Callable[..., norms.Norm]
     inner: int
     groups: int = 1
     deform: str = "none"
@@ -74,21 +75,22 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x, *, mask, in_mask, train):
         s1, s3 = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
-        conv = functools.partial(layers.conv, bias=False, dtype=self.dtype)
+        conv1x1 = functools.partial(layers.Conv, kernel=1, bias=False, dtype=self.dtype)
 
-        def norm(y, index, cells):
-            return self.norm(name=f"norm{index}")(y, mask=cells, train=train)
+        def unit(y, conv, index, cells):
+            norm = self.norm(name=f"norm{index}")
+            return layers.normed(conv, norm, y, mask=cells, train=train)
 
-        y = conv(self.inner, 1, stride=s1, name="conv1")(x)
-        y = nn.relu(norm(y, 1, mask if s1 > 1 else in_mask))
-        y = nn.relu(norm(self._conv3x3(s3)(y), 2, mask))
-        y = norm(conv(self.channels * 4, 1, name="conv3")(y), 3, mask)
+        cells = mask if s1 > 1 else in_mask
+        y = nn.relu(unit(x, conv1x1(self.inner, stride=s1, name="conv1"), 1, cells))
+        y = nn.relu(unit(y, self._conv3x3(s3), 2, mask))
+        y = unit(y, conv1x1(self.channels * 4, name="conv3"), 3, mask)
         return nn.relu(y + _shortcut(self, x, y, mask, train))
 
     def _conv3x3(self, stride: int) -> nn.Module:
         same = dict(stride=stride, groups=self.groups, dtype=self.dtype, name="conv2")
         if self.deform == "none":
-            return layers.conv(self.inner, 3, bias=False, **same)
+            return layers.Conv(self.inner, 3, bias=False, **same)
         return deform_conv.DeformConv(
             self.inner, 3, version=self.deform, deform_groups=self.deform_groups, **same
         )
@@ -97,23 +99,23 @@ class Bottleneck(nn.Module):
 def _shortcut(block, x, y, mask, train):
     if x.shape == y.shape:
         return x
-    x = layers.conv(
+    conv = layers.Conv(
         y.shape[-1], 1, stride=block.stride, bias=False, dtype=block.dtype, name="shortcut_conv"
-    )(x)
-    return block.norm(name="shortcut_norm")(x, mask=mask, train=train)
+    )
+    return layers.normed(conv, block.norm(name="shortcut_norm"), x, mask=mask, train=train)
 
 
 class Stem(nn.Module):
     """7x7 stride 2, norm, ReLU, 3x3 max pool stride 2."""
 
     channels: int
-    norm: Callable[..., nn.Module]
+    norm: Callable[..., norms.Norm]
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x, *, mask, train):
-        x = layers.conv(self.channels, 7, stride=2, bias=False, dtype=self.dtype, name="conv")(x)
-        x = nn.relu(self.norm(name="norm")(x, mask=mask, train=train))
+        conv = layers.Conv(self.channels, 7, stride=2, bias=False, dtype=self.dtype, name="conv")
+        x = nn.relu(layers.normed(conv, self.norm(name="norm"), x, mask=mask, train=train))
         return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
 
 
@@ -150,7 +152,7 @@ class ResNet(nn.Module):
 
     depth: int
     width: int = 64
-    norm: Callable[..., nn.Module] = norms.FrozenBatchNorm
+    norm: Callable[..., norms.Norm] = norms.FrozenBatchNorm
     stride_in_1x1: bool = False
     groups: int = 1
     width_per_group: int = 64

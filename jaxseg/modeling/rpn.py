@@ -36,12 +36,12 @@ class RPNHead(nn.Module):
         """Logits and deltas a level, float32, in the order of `ops.anchors` (rows, columns, anchors of a cell)."""
         init = layers.normal(0.01)
         trunk = [
-            layers.conv(self.channels, 3, init=init, dtype=self.dtype, name=f"conv{i}")
+            layers.Conv(self.channels, 3, kernel_init=init, dtype=self.dtype, name=f"conv{i}")
             for i in range(self.convs)
         ]
         per_cell = self.anchors_per_cell
-        objectness = layers.conv(per_cell, 1, init=init, dtype=self.dtype, name="objectness")
-        deltas = layers.conv(per_cell * 4, 1, init=init, dtype=self.dtype, name="deltas")
+        objectness = layers.Conv(per_cell, 1, kernel_init=init, dtype=self.dtype, name="objectness")
+        deltas = layers.Conv(per_cell * 4, 1, kernel_init=init, dtype=self.dtype, name="deltas")
         all_logits, all_deltas = [], []
         for x in levels:
             for layer in trunk:

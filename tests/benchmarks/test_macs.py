@@ -176,7 +176,7 @@ def test_labels_reach_into_functions_that_are_traced_once():
 
 
 def test_a_choice_by_platform_counts_once():
-    layer = layers.conv(4, 3, bias=False)
+    layer = layers.Conv(4, 3, bias=False)
     x = jax.ShapeDtypeStruct((2, 6, 5, 32), jnp.float32)
     params = jax.eval_shape(layer.init, jax.random.key(0), x)
     found = counted(jax.grad(lambda p, x: layer.apply(p, x).sum(), (0, 1)), params, x)

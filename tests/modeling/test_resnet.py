@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -213,6 +214,35 @@ def test_the_order_of_the_offset_channels(params):
     # But for the first row: above that of the shifted map is zero, while the moved taps find the map's own first row.
     found, expected = apply(LAYER, moved)[:, 1:], apply(LAYER, params, shifted)[:, 1:]
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_frozen_norms_leave_a_bias_between_convolution_and_relu(depth):
+    """On a GPU no map is multiplied, in training neither: its library takes bias and ReLU into the convolution."""
+    found = multiplied_maps(depth, norms.FrozenBatchNorm)
+    assert found == 0
+    if depth == 18:
+        assert multiplied_maps(depth, norms.EvalBatchNorm) > 20  # this count sees norms
+
+
+def multiplied_maps(depth, norm):
+    module = resnet.ResNet(depth, 8, norm=norm, dtype=jnp.bfloat16)
+    images, image_size = jnp.zeros((2, 64, 64, 3)), jnp.full((2, 2), 64.0)
+    variables = jax.eval_shape(
+        lambda: module.init(jax.random.key(0), images, image_size, train=False)
+    )
+
+    def total(params, constants, images):
+        variables = {"params": params, "batch_stats": constants}
+        levels = module.apply(variables, images, image_size, train=True, mutable=["batch_stats"])
+        return sum(level.sum() for level in levels[0])
+
+    grad = jax.jit(jax.grad(total)).trace(
+        variables["params"], variables.get("batch_stats", {}), images
+    )
+    text = grad.lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("stablehlo.convolution") > 2 * depth
+    return len(re.findall(r"stablehlo.multiply .*tensor<2x\d+x\d+x\d+xbf16>", text))
 
 
 @pytest.mark.slow

@@ -96,7 +96,7 @@ def test_computes_only_what_is_asked_for(window):
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 @pytest.mark.parametrize("window", [1, 3])
 def test_other_platforms_convolve(platform, window):
-    layer = layers.conv(4, window)
+    layer = layers.Conv(4, window)
     x, _ = arrays((6, 5), (32, 4), window, "float32")
     grad = jax.jit(jax.grad(lambda p, x: (layer.apply(p, x) ** 2).sum(), (0, 1)))
     params = layer.init(jax.random.key(0), x)
