@@ -45,7 +45,7 @@ class Conv(nn.Module):
         pad = (self.kernel - 1) // 2 * self.dilation
         y = convolution.scaled(
             x.reshape(-1, *x.shape[-3:]).astype(self.dtype),
-            kernel,
+            jnp.asarray(kernel),  # whose variables may be NumPy's
             factor,
             window_strides=(self.stride, self.stride),
             padding=((pad, pad), (pad, pad)),

@@ -180,8 +180,12 @@ def frozen(patterns: Sequence[str]) -> Iterator[None]:
     """Within it, batch norms whose path matches one of `patterns` (see `jaxseg.paths`) run in test mode."""
 
     def interceptor(call, args, kwargs, context):
-        module = context.module
-        if isinstance(module, BatchNorm) and paths.matches("/".join(module.path), patterns):
+        module, asked = context.module, context.method_name == "__call__"
+        if (
+            asked
+            and isinstance(module, BatchNorm)
+            and paths.matches("/".join(module.path), patterns)
+        ):
             kwargs = {**kwargs, "train": False}
         return call(*args, **kwargs)
 
