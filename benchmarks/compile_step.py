@@ -67,11 +67,7 @@ _JOURNAL = flags.DEFINE_string("journal", None, "Do the work, and note it in thi
 options.only_of("places", PLACES)
 options.only_of("methods", models.METHODS)
 options.writable("json")
-flags.register_validator(
-    "size",
-    lambda v: len(v) == 2 and all(x.isdigit() and int(x) > 0 and int(x) % 32 == 0 for x in v),
-    message="allowed are HEIGHT,WIDTH, both multiples of 32",
-)
+options.canvas("size")
 flags.register_validator(
     "batches",
     lambda v: all(x.isdigit() and int(x) > 0 for x in v),

@@ -34,11 +34,7 @@ _XLA = flags.DEFINE_bool("xla", False, "Also XLA's own figure.")
 _JSON = flags.DEFINE_string("json", None, "Also write the result to this file.")
 flags.mark_flag_as_required("config")
 options.writable("json")
-flags.register_validator(
-    "size",
-    lambda v: len(v) == 2 and all(x.isdigit() and int(x) > 0 and int(x) % 32 == 0 for x in v),
-    message="allowed are HEIGHT,WIDTH, both multiples of 32",
-)
+options.canvas("size")
 
 
 def cost(config: ConfigDict, size: tuple[int, int], *, xla: bool) -> dict[str, Any]:

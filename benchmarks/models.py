@@ -52,11 +52,7 @@ def define_flags(*, size: tuple[int, int], batch_size: int, peer: bool = True) -
     flags.DEFINE_string("journal", None, "Do the work, and note it in this file.")
     options.only_of("methods", METHODS)
     options.writable("json")
-    flags.register_validator(
-        "size",
-        lambda v: len(v) == 2 and all(x.isdigit() and int(x) > 0 and int(x) % 32 == 0 for x in v),
-        message="allowed are HEIGHT,WIDTH, both multiples of 32",
-    )
+    options.canvas("size")
     flags.register_validator(
         "set", lambda v: all("=" in x for x in v), message="give KEY=VALUE, e.g. data.max_crowds=1"
     )

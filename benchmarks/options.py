@@ -33,3 +33,12 @@ def counts(name: str) -> None:
         lambda v: bool(v) and len({*v}) == len(v) and all(x.isdigit() and int(x) > 0 for x in v),
         message="give whole numbers from 1, each once",
     )
+
+
+def canvas(name: str) -> None:
+    """The list flag `name` takes the height and the width of a canvas, in pixels."""
+    flags.register_validator(
+        name,
+        lambda v: len(v) == 2 and all(x.isdigit() and int(x) > 0 and int(x) % 32 == 0 for x in v),
+        message="allowed are HEIGHT,WIDTH, both multiples of 32",
+    )

@@ -40,9 +40,8 @@ class _Watched(process_prefetch.ProcessPrefetchDatasetIterator):
 
     def _stop_prefetch(self) -> None:
         if self._prefetch_process is not None and self._prefetch_process.exitcode:
-            self._prefetch_process = (
-                None  # nothing to stop; it may hold the locks that stopping takes
-            )
+            # There is nothing to stop, and it may hold the locks that stopping takes.
+            self._prefetch_process = None
             return
         # The end of the pipe where grain looks whether there is more in it.
         with contextlib.suppress(EOFError, OSError):
