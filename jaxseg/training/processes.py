@@ -170,12 +170,15 @@ def ending_together() -> Iterator[None]:
     """Around a whole program: a process that fails ends at once, and does not wait for the others to end, too.
 
     They would wait for it where they need it, and it for them at its end. A process that is done or has saved at a
-    signal ends as usual: all of them get there.
+    signal ends as usual: all of them get there. One that is alone does not wait for its threads after a mistake, either:
+    after a save that failed, Orbax's would hold it up for five minutes.
     """
     try:
         yield
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if status == exits.MISTAKE:
+            _leave(status)
         if status and jax.distributed.is_initialized():
             if status != exits.PREEMPTED:
                 _leave(status)

@@ -97,7 +97,8 @@ def main(folder: str, *settings: str) -> None:
     if "STANDIN_KILL" in os.environ:
         kill_at_rename(os.environ["STANDIN_KILL"])
     result = loop.train(config, folder, base=common.base(), build=build)
-    sys.exit(128 + result.signal if result.signal else 0)
+    if result.signal:
+        sys.exit(128 + result.signal)
 
 
 def kill_at_rename(target: str) -> None:
@@ -124,4 +125,8 @@ def update(config, *settings: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    from jaxseg import cli
+    from jaxseg.training import processes
+
+    with processes.ending_together():
+        cli.run(lambda argv: main(*argv[1:]), arguments=["folder and settings..."])
