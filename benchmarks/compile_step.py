@@ -6,10 +6,10 @@
 
 For each place and method: the step of `train.py` with that place's kernels, batch split over the devices, parameters on
 each of them. Memory a device, FLOPs and collectives are what the compiler says of its program; model FLOPs are those of
-convolutions and matrix products, by `benchmarks.macs`. The batch that fits is found by a line through two compilations
-and proven by one; the larger places of a chip take the batch of its smallest. Nothing runs: this proves neither results
-nor speed, and a GPU's convolutions may take more memory than is planned here (cuDNN chooses its algorithms where it
-runs).
+convolutions and matrix products, by `benchmarks.macs`. The batch that fits is found by a line through a step's
+arguments and one compilation, and proven by another; the larger places of a chip take the batch of its smallest.
+Nothing runs: this proves neither results nor speed, and a GPU's convolutions may take more memory than is planned here
+(cuDNN chooses its algorithms where it runs).
 
 Each compilation takes minutes. It is noted in the folder `--kept` as it ends: the next call does what is left. To have
 one done again, delete its line. The compilers are separate packages, which need no device; the command says how to get
@@ -49,6 +49,8 @@ from benchmarks.compile_step_table import PLACES, Place
 from benchmarks.journal import Journal, supervise
 from benchmarks.projection import CHIPS
 from configs import backbones, common
+
+_AN_IMAGE = 2e9  # bytes that an image may take, where the search begins
 
 _PLACES = flags.DEFINE_list("places", list(PLACES), "Compile for these: " + ", ".join(PLACES) + ".")
 _METHODS = flags.DEFINE_list("methods", list(models.METHODS), "Compile these.")
@@ -147,7 +149,8 @@ def _next(rows: Mapping[str, Any], name: str, method: str) -> int | None:
     if _BATCHES.value:
         return next((int(n) for n in _BATCHES.value if int(n) not in points), None)
     place = PLACES[name]
-    limit, first = CHIPS[place.chip].memory, fitting.FIRST
+    limit = CHIPS[place.chip].memory
+    first = (max(1, int(limit // _AN_IMAGE)),)
     if place.like:
         known = compile_step_table.points(rows, place.like, method)
         first = (max(1, fitting.largest(known, limit)),)

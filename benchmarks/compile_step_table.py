@@ -40,12 +40,14 @@ HOSTS = 16  # of 8 H200, that a step over InfiniBand is projected for
 
 
 def points(rows: Mapping[str, Any], place: str, method: str) -> dict[int, int | None]:
-    """Bytes planned by images a device, of all that were tried; see `fitting`."""
+    """Bytes planned by images a device, of all that were tried, and its arguments for none; see `fitting`."""
     found = {}
     for key, row in rows.items():
         words = key.split()
         if words[:2] == [place, method] and "error" not in row:
             found[int(words[2])] = row.get("planned_bytes")
+            if "argument_bytes" in row:
+                found[0] = row["argument_bytes"]
     return found
 
 

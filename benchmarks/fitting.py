@@ -1,4 +1,4 @@
-"""The largest batch that fits, with as few compilations as possible: a line through two, and one that proves it."""
+"""The largest batch that fits, with as few compilations as possible: one that gives a line, and one that proves it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping
 FIRST = (1, 2)
 MOST = 6  # compilations
 
-Points = Mapping[int, int | None]  # bytes planned by images a device; None: it was refused
+# Bytes planned by images a device; None: it was refused. For 0 images what a step holds anyway, if that is known.
+Points = Mapping[int, int | None]
 
 
 def largest(points: Points, limit: float) -> int:
@@ -29,7 +30,7 @@ def next_batch(points: Points, limit: float, first: tuple[int, ...] = FIRST) -> 
         for batch in first:
             if batch not in points:
                 return batch
-        if len(points) > len(first) or len(points) < 2:
+        if sum(n > 0 for n in points) > len(first) or len(points) < 2:
             return None
     elif over - fit <= max(1, over // 10) or len(points) >= MOST:
         return None

@@ -170,8 +170,8 @@ def ending_together() -> Iterator[None]:
     """Around a whole program: a process that fails ends at once, and does not wait for the others to end, too.
 
     They would wait for it where they need it, and it for them at its end. A process that is done or has saved at a
-    signal ends as usual: all of them get there. One that is alone does not wait for its threads after a mistake, either:
-    after a save that failed, Orbax's would hold it up for five minutes.
+    signal ends as usual: all of them get there. One that is alone does not wait for its threads after a mistake,
+    either: after a save that failed, Orbax's would hold it up for five minutes.
     """
     try:
         yield

@@ -108,6 +108,13 @@ def test_a_line_through_two_compilations_and_one_that_proves_it():
     assert list(points) == [1, 2, 12] and fitting.largest(points, 100) == 12
 
 
+def test_a_line_from_the_arguments_saves_a_compilation():
+    points = {0: 9}
+    while (batch := fitting.next_batch(points, 100, (5,))) is not None:
+        points[batch] = 10 + 7 * batch
+    assert list(points) == [0, 5, 12] and fitting.largest(points, 100) == 12
+
+
 def test_where_memory_bends_the_search_goes_on_from_what_was_planned():
     points = _search(lambda n: 10 + 7 * n + n * n // 2, 100)
     assert fitting.largest(points, 100) == 8 and 9 in points and len(points) <= fitting.MOST
@@ -130,7 +137,7 @@ def test_a_batch_taken_over_is_compiled_once_if_it_fits():
 def test_the_table_shows_the_batch_that_fits_and_projects_it(tmp_path):
     journal = Journal(tmp_path / "tpu.journal")
     kinds = {"all-reduce": {"number": 3, "bytes": 200_000_000, "sent": 300_000_000}}
-    row = {"compile_seconds": 60.0, "collectives": kinds}
+    row = {"compile_seconds": 60.0, "collectives": kinds, "argument_bytes": 2e9}
     journal.end("context", {"date": "today", "commit": "abc", "jax": "0"})
     journal.end("model mask_rcnn", {"flops": 1e12, "xla_flops": 5e11})
     for images, size in ((1, 5e9), (2, 8e9), (4, 14e9), (5, 17e9)):
