@@ -17,7 +17,7 @@ from ml_collections import config_flags
 from rich.console import Console
 
 from configs import common
-from jaxseg import cli, methods
+from jaxseg import cli, exits, methods
 from jaxseg.data import sources, views
 from jaxseg.evaluation import exchange, inference, pictures, runs
 from jaxseg.evaluation import report as reports
@@ -57,6 +57,10 @@ def main(_: list[str]) -> None:
         if group.first:
             raise
         sys.exit(cli.STATUS)  # the first process tells it
+    except exchange.Preempted:
+        if group.first:
+            print("Stopped by SIGTERM. The same command starts it anew.", file=sys.stderr)
+        sys.exit(exits.PREEMPTED)
 
 
 def _evaluate(group: exchange.Group) -> None:

@@ -26,10 +26,17 @@ PIECE = 1 << 20  # bytes of a message
 _AHEAD = 4  # pieces that are asked for before the first of them is there
 _POLL = 1.0  # seconds after which one who waits looks whether another one failed
 _SAME = 10.0  # seconds in which a mistake that is everybody's is made by everybody
+# What jax's preemption service, which takes SIGTERM for itself, puts into the store for all processes.
+_NOTICE = "RECEIVED_PREEMPTION_NOTICE"
+_PREEMPTED = b"preempted"  # instead of the reason of a failure
 
 
 class PeerFailed(OSError):
     """Another process failed, so that this one cannot go on; the message names it and says why."""
+
+
+class Preempted(BaseException):
+    """A process of the group got SIGTERM: all of them drop the work. No `except Exception` on the way may hold it up."""
 
 
 class Store(Protocol):
@@ -128,6 +135,7 @@ class Group:
 
         Raises:
           PeerFailed: another process failed; or this one with the very error that the first one has.
+          Preempted: a process saw in `check` that one of them got SIGTERM; all that have not left raise it.
         """
         self._round, self._gathered = self._round + 1, 0
         try:
@@ -135,19 +143,37 @@ class Group:
             yield
             self._conclude() if self.first else self._wait("done")
         except PeerFailed:
-            self._fail("another process failed", of_all=True)
+            self._fail(b"another process failed", of_all=True)
+            raise
+        except Preempted:
+            self._fail(_PREEMPTED)
+            if not self.first:
+                self._fail(_PREEMPTED, of_all=True)
             raise
         except BaseException as error:
-            self._fail(str(error) or type(error).__name__)
+            self._fail((str(error) or type(error).__name__).encode(errors="replace"))
             if isinstance(error, Exception) and self._is_everybodys(error):
                 raise PeerFailed(str(error)) from error
             raise
 
     def check(self) -> None:
-        """Raises PeerFailed if another process failed in this piece of work; costs one message to the first process."""
+        """To be called between parts of this process's own work; costs two messages to the first process.
+
+        Raises:
+          PeerFailed: another process failed in this piece of work.
+          Preempted: a process got SIGTERM. Who has handed in all of its work does not look for that any more: either
+            all of them finish or none.
+        """
+        if self._store.get(_NOTICE, 0) is not None:
+            raise Preempted
+        self._check_others()
+
+    def _check_others(self) -> None:
         others = sorted(set(map(int, self._store.names(self._key("failed")))) - {self.index})
         if others:
             why = self._store.get(self._key(f"failed/{others[0]}"), _POLL) or b""
+            if why == _PREEMPTED:
+                raise Preempted
             raise PeerFailed(
                 f"Process {others[0]} of {self.count} (counted from 0) failed, and the others ended with it: "
                 f"{why.decode()}"
@@ -223,23 +249,23 @@ class Group:
 
     def _wait(self, name: str) -> bytes:
         while (value := self._store.get(self._key(name), _POLL)) is None:
-            self.check()
+            self._check_others()
         return value
 
     def _conclude(self) -> None:
         for i in range(self.count):
             self._wait(f"there/{i}")  # and has left what was before this
-        self.check()
+        self._check_others()
         self._set("done")
         self._store.delete(f"jaxseg/evaluation/{self._round - 1}")
 
-    def _fail(self, why: str, *, of_all: bool = False) -> None:
+    def _fail(self, why: bytes, *, of_all: bool = False) -> None:
         # Where the store is gone, the first process is, and `jax.distributed` ends this one.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             if not of_all:
-                self._set(f"failed/{self.index}", why.encode(errors="replace"))
+                self._set(f"failed/{self.index}", why)
             if self.first:
-                self._set("end", why.encode(errors="replace"))
+                self._set("end", why)
                 self._wait_until_known()
             elif of_all:
                 self._set(f"left/{self.index}")

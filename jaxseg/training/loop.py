@@ -173,7 +173,7 @@ class _Run:
         """Trains to the end, or to a signal."""
         step, steps = int(self.state.step), self.config.train.steps
         done = False
-        with contextlib.suppress(interruption.Interrupted):
+        with contextlib.suppress(interruption.Interrupted, exchange.Preempted):
             if step and self._validation_due(step) and not self._validated(step):
                 # A signal fell into the validation of this step: it was saved without.
                 self.saved.replace(self.state, self._validate(step))

@@ -183,7 +183,7 @@ def ending_together() -> Iterator[None]:
             if status != exits.PREEMPTED:
                 _leave(status)
             if jax.process_index():  # the first has told it
-                _tell(f"ends (exit {status}) at SIGTERM to one of them, after saving.")
+                _tell(f"ends (exit {status}) at SIGTERM to one of them.")
         raise
     except BaseException as error:
         # Not jax.process_count(), which would wait for the others if no device has been used yet.

@@ -126,6 +126,34 @@ def test_one_that_works_on_learns_of_a_failure_at_its_next_look():
     assert isinstance(found[0], exchange.PeerFailed) and isinstance(found[1], RuntimeError)
 
 
+@pytest.mark.parametrize("seeing", [0, 1, 2])
+def test_all_drop_the_work_when_one_sees_that_they_are_preempted(seeing, monkeypatch):
+    monkeypatch.setattr(exchange, "_POLL", 0.01)
+    store = exchange.Memory()
+
+    def work(group):
+        if group.index != seeing:
+            return gathered(group, b"done")
+        store.set(exchange._NOTICE, b"now")
+        group.check()
+
+    assert [type(found) for found in run(3, work, store)] == [exchange.Preempted] * 3
+
+
+def test_work_that_all_have_handed_in_is_finished(monkeypatch):
+    store = exchange.Memory()
+
+    def work(group):
+        found = gathered(group, b"mine")
+        if group.first:
+            store.set(exchange._NOTICE, b"now")
+        return found
+
+    assert run(2, work, store) == [[b"mine"] * 2, None]
+    with pytest.raises(exchange.Preempted):
+        exchange.Group(0, 2, store).check()  # and the next work is not begun
+
+
 def test_a_mistake_of_all_is_told_by_the_first():
     def work(group):
         raise ValueError("--split=vall")

@@ -13,6 +13,7 @@ import pytest
 import runs
 
 from jaxseg import exits
+from jaxseg.training import metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 BOUND = 60  # seconds that a process may live on without the others
@@ -64,6 +65,19 @@ def test_sigterm_to_one_process_saves_once_and_ends_both(tmp_path):
     assert_within_bound(output)
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["device"]["processes"] == 2
+
+
+@pytest.mark.slow
+def test_sigterm_in_a_validation_drops_it_and_saves(tmp_path):
+    long = ("data.shapes.val=4000", "eval.batch_size=1", "train.eval_every=6")
+    status, output = launch(tmp_path, *long, send="1 SIGTERM step 6/")
+    assert status == exits.PREEMPTED, output
+    assert "[0] Stopped by SIGTERM: step 6 is saved" in output
+    assert saved(tmp_path)[-1] == 6 and not metrics.read(tmp_path, "val")
+    assert_within_bound(output)
+    status, output = launch(tmp_path, *long, "eval.max_images=2")
+    assert status == 0 and "Resumed from step 6" in output, output
+    assert [line["step"] for line in metrics.read(tmp_path, "val")] == [6, 12]
 
 
 @pytest.mark.slow
