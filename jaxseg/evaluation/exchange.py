@@ -36,7 +36,7 @@ class PeerFailed(OSError):
 
 
 class Preempted(BaseException):
-    """A process of the group got SIGTERM: all of them drop the work. No `except Exception` on the way may hold it up."""
+    """A process of the group got SIGTERM, and all drop the work. No `except Exception` on the way may hold it up."""
 
 
 class Store(Protocol):

@@ -16,6 +16,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from configs import common
 from jaxseg import methods
 from jaxseg.structures import Pyramid, RoIs
+from jaxseg.training import optimizer, sharding, state
+from jaxseg.training import step as steps
 from tests.methods import tiny
 
 IMAGES = 8
@@ -110,6 +112,36 @@ def step(method: str) -> float:
     one, eight = on_each(gradients, variables, batch)
     assert one[0][0].dtype == np.float64
     return difference(one, eight)
+
+
+def spread(method: str) -> float:
+    """State and loss after a step of training in float64, where four of eight devices share a copy of the state."""
+    jax.config.update("jax_enable_x64", True)
+    sharding.SMALLEST = 2
+    made = config(method, "float64")
+    made.train.batch_size = IMAGES
+    model = methods.build(made)
+    batch = tiny.batch(IMAGES)
+    variables = jax.tree.map(lambda x: x.astype(jnp.float64), tiny.variables(model, batch))
+    transform, schedule = optimizer.make(made, variables["params"])
+    first = jax.device_get(
+        state.create(variables["params"], variables["batch_stats"], transform, ema=False)
+    )
+
+    def after(mesh):
+        lies = sharding.of_state(first, mesh)
+        step_fn = steps.make_train_step(model, transform, schedule, mesh, seed=1, shardings=lies)
+        with jax.set_mesh(mesh):
+            put = jax.device_put(first, lies), sharding.put_batch(batch, mesh)
+            now, log = step_fn(*put)
+            assert sharding.lying(now) == lies
+            return jax.device_get((now, log["loss"]))
+
+    eight = sharding.make_mesh(fsdp=4)
+    assert not all(x.is_fully_replicated for x in jax.tree.leaves(sharding.of_state(first, eight)))
+    one, split = after(sharding.make_mesh(jax.devices()[:1])), after(eight)
+    assert one[1].dtype == np.float64
+    return difference(one, split)
 
 
 if __name__ == "__main__":

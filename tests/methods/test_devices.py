@@ -26,3 +26,12 @@ def test_the_whole_step_in_float64(differences):
 def test_the_whole_step_of_others_in_float64(method):
     found = simulated_devices.run("tests.methods.devices", 8, f"step {method}")
     assert found[f"step {method}"] < 1e-8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method", ["mask_rcnn", "mr_rcnn", "atmask", "brefine2", "cascade_mask_rcnn", "maskplus"]
+)
+def test_a_step_whose_state_is_split_over_devices(method):
+    found = simulated_devices.run("tests.methods.devices", 8, f"spread {method}")
+    assert found[f"spread {method}"] < 1e-8
