@@ -30,8 +30,8 @@ CHIPS: Mapping[str, Chip] = {
         197e12,
         200e9,
         None,
-        "Google Cloud, TPU v5e system architecture: 16 GB, 197 TFLOP/s in bfloat16, ICI of 1600 Gbit/s a chip "
-        "(4 links of 400 Gbit/s)",
+        "Google Cloud, docs.cloud.google.com/tpu/docs/v5e (read 2026-11-22): 16 GB, 197 TFLOP/s in bfloat16, ICI of "
+        "400 GB/s a chip in both directions together, 4 ports",
     ),
     "NVIDIA H200": Chip(
         141e9,

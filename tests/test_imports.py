@@ -44,7 +44,13 @@ ALLOWED = {
     "jaxseg.predictor": {*BELOW_TRAINING, "jaxseg.training"},
     "jaxseg.report": {*BELOW_TRAINING, "jaxseg.training"},
     "jaxseg.launch": GROUND,
-    "jaxseg.reproduce": {*BELOW_TRAINING, "jaxseg.training", "jaxseg.weights", "jaxseg.report"},
+    "jaxseg.reproduce": {
+        *BELOW_TRAINING,
+        "jaxseg.training",
+        "jaxseg.weights",
+        "jaxseg.report",
+        "jaxseg.launch",  # how a program is tied to its parent
+    },
     "jaxseg": EVERYTHING,  # its lazy attributes
     "configs": set(),
     **{name: {*EVERYTHING, "configs"} for name in ("train", "eval", "predict")},

@@ -1,6 +1,6 @@
 """The processes of one start: their output, their signals, their common end. All in one thread.
 
-One thread, because Linux ends a child together with the thread that started it (`orphans.die_with_parent`).
+One thread, because Linux ends a child together with the thread that started it (`tied`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
-from jaxseg.launch import orphans
+from jaxseg.launch import tied
 
 POLL = 0.1  # seconds
 
@@ -38,14 +38,13 @@ class Group:
         self._processes: list[subprocess.Popen] = []
         for number, (command, extra) in enumerate(zip(commands, environments, strict=True)):
             process = subprocess.Popen(
-                command,
+                tied.command(command, signal.SIGKILL),
                 # Python's output to a pipe would come in blocks.
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **extra},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C in the terminal reaches the launcher alone
-                preexec_fn=orphans.die_with_parent(os.getpid()),
             )
             self._processes.append(process)
             for pipe, out in zip((process.stdout, process.stderr), outputs, strict=True):

@@ -16,12 +16,13 @@ from typing import IO
 
 from absl import logging
 
+from jaxseg.launch import tied
+
 try:
     import fcntl
 except ImportError:  # not Unix
     fcntl = None
 
-LAUNCH = pathlib.Path(__file__).with_name("launch.py")
 LONGEST_ERROR = 600  # characters
 MESSAGE = re.compile(
     r"(train|eval)\.py: "
@@ -48,9 +49,8 @@ class Child:
         lock: int | None = None,
         environment: Mapping[str, str] | None = None,
     ):
-        own = [sys.executable, "-I", "-S", os.fspath(LAUNCH), str(os.getpid())]
         self._process = subprocess.Popen(
-            [*own, sys.executable, *command[1:]],
+            tied.command([sys.executable, *command[1:]], signal.SIGTERM),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
