@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from configs import common
+from configs import common, maskplus
 from jaxseg import methods
 from jaxseg.structures import Pyramid, RoIs
 from jaxseg.training import optimizer, sharding, state
@@ -27,6 +27,10 @@ def config(method: str, dtype: str = "float32"):
     made = tiny.config(dtype)
     if method == "atmask":
         made.model.mask_head.name = method
+    elif method == "maskplus":
+        channels = made.model.fpn.channels
+        made.model.maskplus.update(maskplus.ROWS["all"])
+        made.model.maskplus.context = (2 * channels, channels)
     elif method.startswith("brefine"):  # and the images of a ranking
         made.model.mask_head.name, made.model.mask_head.loss = "brefine", "brce"
         made.model.brefine.stages = 2
