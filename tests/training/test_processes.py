@@ -105,8 +105,14 @@ def test_the_error_of_a_lost_process_is_told_from_others(message, lost):
     assert not processes.lost_another(ValueError(message))
 
 
-def test_one_process_ends_as_it_always_did(capsys):
-    for error in (SystemExit(2), SystemExit(143), OSError("gloo"), KeyboardInterrupt()):
+def test_one_process_ends_as_it_always_did_and_after_a_mistake_at_once(capsys, monkeypatch):
+    left = []
+    monkeypatch.setattr(processes, "_leave", left.append)
+    for error in (SystemExit(143), OSError("gloo"), KeyboardInterrupt()):
         with pytest.raises(type(error)), processes.ending_together():
             raise error
+    assert not left
+    with pytest.raises(SystemExit), processes.ending_together():
+        raise SystemExit(exits.MISTAKE)
+    assert left == [exits.MISTAKE]
     assert capsys.readouterr() == ("", "")
