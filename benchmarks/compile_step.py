@@ -150,24 +150,34 @@ def _next(rows: Mapping[str, Any], name: str, method: str) -> int | None:
         return next((int(n) for n in _BATCHES.value if int(n) not in points), None)
     place = PLACES[name]
     limit = CHIPS[place.chip].memory
-    first = (max(1, int(limit // _AN_IMAGE)),)
+    unit = 1 if place.devices > 1 else _together(method)
+    first = max(1, int(limit // _AN_IMAGE) // unit)
     if place.like:
         known = compile_step_table.points(rows, place.like, method)
-        first = (max(1, fitting.largest(known, limit)),)
+        first = max(1, fitting.largest(known, limit))
         if fitting.largest(points, limit):
             return None
-    return fitting.next_batch(points, limit, first)
+    found = fitting.next_batch({n // unit: size for n, size in points.items()}, limit, (first,))
+    return found and found * unit
+
+
+def _together(method: str) -> int:
+    """Images whose candidates are ranked together: a batch must hold whole groups of them."""
+    criterion = models.METHODS[method](_BACKBONE.value).model.criterion
+    return criterion.rank_sort.group if criterion.name == "rank_sort" else 1
 
 
 def _model(method: str) -> dict[str, float | None]:
     """FLOPs of an image's step, gradients included; XLA's figure is that of the program as it is lowered for a CPU."""
-    config = _config(method, 1)
+    images = _together(method)
+    config = _config(method, images)
     config.model.roi_align = "xla"  # the same count everywhere
     jaxpr = detector.training_jaxpr(config)
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in jaxpr.in_avals]
     costs = jax.jit(core.jaxpr_as_fun(jaxpr)).lower(*shapes).cost_analysis() or {}
     count = macs.total(list(macs.operations(jaxpr.jaxpr)))
-    return {"flops": 2 * count, "xla_flops": costs.get("flops")}
+    xla = costs.get("flops")
+    return {"flops": 2 * count / images, "xla_flops": xla and xla / images}
 
 
 def _config(method: str, batch: int):
