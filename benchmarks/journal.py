@@ -46,7 +46,7 @@ class Journal:
 
     def _take(self, event: dict) -> None:
         if "begin" in event:
-            self.current = event["begin"]
+            self.current, self.finished = event["begin"], False  # another call goes on
         elif "end" in event:
             self.rows[event["end"]] = event["row"]
             self.current = None if self.current == event["end"] else self.current

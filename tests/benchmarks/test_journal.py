@@ -34,6 +34,14 @@ def test_a_step_that_breaks_costs_its_own_row_alone(tmp_path):
     assert done.finished
 
 
+def test_a_crash_after_an_earlier_call_had_finished_is_noted(tmp_path):
+    before = journal.Journal(tmp_path / "journal")
+    before.end("earlier", {})
+    before.finish()
+    done = _supervise(_WORKER, tmp_path / "journal", stall_seconds=3)
+    assert list(done.rows) == ["earlier", "first", "dies", "hangs", "last"] and done.finished
+
+
 def test_a_line_cut_off_by_a_crash_is_left_out(tmp_path):
     path = tmp_path / "journal"
     log = journal.Journal(path)
