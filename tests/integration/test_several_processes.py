@@ -67,15 +67,26 @@ def test_sigterm_to_one_process_saves_once_and_ends_both(tmp_path):
     assert run["device"]["processes"] == 2
 
 
+LONG_VALIDATION = ("data.shapes.val=4000", "eval.batch_size=1", "train.eval_every=6")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_process_killed_in_a_validation_ends_the_other_within_the_bound(tmp_path, process):
+    status, output = launch(tmp_path, *LONG_VALIDATION, send=f"{process} SIGKILL step 6/")
+    assert status == 128 + signal.SIGKILL, output
+    assert_within_bound(output)
+    assert not metrics.read(tmp_path, "val") and saved(tmp_path) in ([], [3])
+
+
 @pytest.mark.slow
 def test_sigterm_in_a_validation_drops_it_and_saves(tmp_path):
-    long = ("data.shapes.val=4000", "eval.batch_size=1", "train.eval_every=6")
-    status, output = launch(tmp_path, *long, send="1 SIGTERM step 6/")
+    status, output = launch(tmp_path, *LONG_VALIDATION, send="1 SIGTERM step 6/")
     assert status == exits.PREEMPTED, output
     assert "[0] Stopped by SIGTERM: step 6 is saved" in output
     assert saved(tmp_path)[-1] == 6 and not metrics.read(tmp_path, "val")
     assert_within_bound(output)
-    status, output = launch(tmp_path, *long, "eval.max_images=2")
+    status, output = launch(tmp_path, *LONG_VALIDATION, "eval.max_images=2")
     assert status == 0 and "Resumed from step 6" in output, output
     assert [line["step"] for line in metrics.read(tmp_path, "val")] == [6, 12]
 
