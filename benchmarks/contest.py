@@ -36,7 +36,8 @@ def take_turns(
 
     Args:
       contestants: by name. `ratio` is the seconds of each over those of the first one.
-      repeats: timings of each, of as many calls as take `least` seconds.
+      repeats: timings of each, of as many calls as take `least` seconds, after one that is not timed: the first call
+        after another program has run finds its memory and its caches taken.
 
     A contestant that fails, or whose `check` is not finite, has no times: a diverged run skips work, and looks fast.
     """
@@ -50,6 +51,7 @@ def take_turns(
     seconds = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
+            call.wait(call.run())
             seconds[name].append(timing.seconds_a_call(call))
     for name in calls:
         rows[name] |= _checked(contestants[name].check, seconds[name])
