@@ -13,9 +13,10 @@ from absl import flags
 from benchmarks import context
 from benchmarks.journal import Journal, supervise
 
-# glibc gives every large block back to the system and takes it anew, page by page; both programs are spared that. What
-# XLA's own threads take comes from the system whatever the first three say: with large pages that costs little.
+# glibc gives every large block back to the system and takes it anew, page by page; both programs are spared that. In
+# one arena for all threads, because those of other threads than the main one give back whatever the rest says.
 _MALLOC = {
+    "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**34),
     "MALLOC_TOP_PAD_": str(2**28),
