@@ -57,6 +57,7 @@ _METHODS = flags.DEFINE_list("methods", list(models.METHODS), "Compile these.")
 _BACKBONE = flags.DEFINE_enum("backbone", "r50", backbones.NAMES, "The backbone.")
 _SIZE = flags.DEFINE_list("size", ["800", "1344"], "Height and width in pixels.")
 _SMALL = flags.DEFINE_bool("small", False, "With the widths of configs/small.py.")
+_FSDP = flags.DEFINE_integer("fsdp", 1, "Devices that share a copy of the state.", lower_bound=1)
 _BATCHES = flags.DEFINE_list(
     "batches", [], "Images a device to compile instead of looking for what fits."
 )
@@ -86,18 +87,23 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         kept = pathlib.Path(_KEPT.value or folder)
         kept.mkdir(parents=True, exist_ok=True)
+        _check_kept(_journals(kept))
         platforms = dict.fromkeys(PLACES[name].target.platform for name in _PLACES.value)
         lacking = {} if _SHOW.value else _lacking(platforms)
         for platform in platforms:
             if platform not in lacking and not _SHOW.value:
                 _compile_platform(platform, kept, pathlib.Path(folder))
-        result = compile_step_table.to_result([Journal(p) for p in sorted(kept.glob("*.journal"))])
+        result = compile_step_table.to_result(_journals(kept))
     print(compile_step_table.table(result))
     for platform, command in lacking.items():
         print(f"Not compiled for {platform}: {command}.")
     if _JSON.value:
         context.write(_JSON.value, result)
     return 1 if lacking or any("error" in row for row in result["rows"]) else 0
+
+
+def _journals(kept: pathlib.Path) -> list[Journal]:
+    return [Journal(path) for path in sorted(kept.glob("*.journal"))]
 
 
 def _lacking(platforms: Iterable[str]) -> dict[str, str]:
@@ -119,8 +125,7 @@ def work(journal: Journal) -> None:
     """Compiles what the journal lacks: a row "PLACE METHOD IMAGES" for each, and "model METHOD" for what it counts."""
     packages = ("jax", "jaxlib", "flax", "jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu")
     if "context" not in journal.rows:
-        what = {"backbone": _BACKBONE.value, "size": _SIZE.value, "small": _SMALL.value}
-        journal.end("context", context.machine(*packages) | what | {"dtype": "bfloat16"})
+        journal.end("context", context.machine(*packages) | _what() | {"dtype": "bfloat16"})
     for name in _PLACES.value:
         for method in _METHODS.value:
             _do(journal, f"model {method}", lambda m=method: _model(m))
@@ -130,6 +135,22 @@ def work(journal: Journal) -> None:
                 if "error" in journal.rows[key]:
                     break
     journal.finish()
+
+
+def _what() -> dict[str, Any]:
+    """What all programs of a folder have in common."""
+    flags_of_all = {"backbone": _BACKBONE, "size": _SIZE, "small": _SMALL, "fsdp": _FSDP}
+    return {name: flag.value for name, flag in flags_of_all.items()}
+
+
+def _check_kept(journals: Iterable[Journal]) -> None:
+    for journal in journals:
+        there = {"fsdp": 1} | journal.rows.get("context", _what())
+        differ = [f"--{n}={value!r}" for n, value in _what().items() if there[n] != value]
+        if differ:
+            raise app.UsageError(
+                f"--kept={_KEPT.value} has programs of other settings than {', '.join(differ)}. Take another folder."
+            )
 
 
 def _do(journal: Journal, key: str, make: Callable[[], dict[str, Any]]) -> None:
@@ -187,6 +208,7 @@ def _config(method: str, batch: int):
     height, width = map(int, _SIZE.value)
     config = detector.prepared(config, size=(height, width), batch=batch, dtype="bfloat16")
     config.unlock()
+    config.mesh.fsdp = _FSDP.value
     return config
 
 

@@ -157,6 +157,19 @@ def test_the_table_shows_the_batch_that_fits_and_projects_it(tmp_path):
     assert "| 4 TPU v5e | mask_rcnn | 4 | 100 | 3.00 | 94.4% | 87.1% |" in lines
 
 
+def test_a_folder_of_other_programs_is_not_taken(tmp_path):
+    Journal(tmp_path / "tpu.journal").end(
+        "context", {"backbone": "r50", "size": ["800", "1344"], "small": False}
+    )
+    command = [sys.executable, "-m", "benchmarks.compile_step", f"--kept={tmp_path}"]
+    done = subprocess.run(
+        [*command, "--size=64,64", "--only_show"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 1 and "has programs of other settings than --size=" in done.stderr
+    done = subprocess.run([*command, "--only_show"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and "Not compiled so far" in done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["v5e-2x2", "h200-8"])
 def test_a_small_step_compiles_with_the_kernels_of_the_place(tmp_path, place):

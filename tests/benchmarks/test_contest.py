@@ -18,7 +18,9 @@ def fake(name, log, value=1.0, **facts):
 def test_turns_and_every_call_is_made():
     log = []
     rows = contest.take_turns({n: fake(n, log, bytes=3) for n in "ab"}, repeats=3, least=0)
-    assert "".join(log) == "aabb" + "aabb" * 3  # warm-up and planning, then turns: one call, one timed
+    assert (
+        "".join(log) == "aabb" + "aabb" * 3
+    )  # warm-up and planning, then turns: one call, one timed
     assert set(rows) == {"a", "b"} and rows["a"]["ratio"] == 1 and rows["b"]["bytes"] == 3
 
 
