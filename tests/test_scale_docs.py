@@ -90,7 +90,9 @@ def machine(tmp_path):
     return run
 
 
-@pytest.mark.parametrize("status, again", [(0, 0), (2, 0), (1, 0), (75, 1), (134, 1), (143, 1)])
+@pytest.mark.parametrize(
+    "status, again", [(0, 0), (2, 0), (1, 0), (130, 0), (75, 1), (134, 1), (143, 1)]
+)
 def test_slurm_requeues_where_that_helps(machine, status, again):
     commands = dict(srun=f'echo "srun $@"; exit {status}', scontrol='echo "scontrol $@"')
     got, output = machine("train.sbatch", commands, SLURM_JOB_ID="7")

@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import re
+import tempfile
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -137,6 +138,7 @@ def claim(folder: str | os.PathLike, place: epath.Path) -> None:
     folder = _absolute(folder)
     before, here = _own_record(folder), path(folder) / RECORD
     if before is None and not noted(folder, place):
+        _try(place)
         return
     run = before["run"] if before else uuid.uuid4().hex
     record = dict(place=str(place), run=run, workdir=str(folder))
@@ -152,6 +154,20 @@ def claim(folder: str | os.PathLike, place: epath.Path) -> None:
         raise
     if before and before["place"] != record["place"]:
         _release(before)
+
+
+def _try(place: epath.Path) -> None:
+    """Raises OSError where a folder in the work directory is there and cannot be written."""
+    if place.exists():
+        try:
+            with tempfile.TemporaryFile(dir=place) as file:
+                file.write(bytes(4096))
+                file.flush()
+        except OSError as error:
+            raise type(error)(
+                f"The folder of the checkpoints {place} cannot be written: {error.strerror or error}. Mend its "
+                "permissions and free space."
+            ) from error
 
 
 def finished_steps(place: epath.Path) -> list[int]:

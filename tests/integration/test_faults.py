@@ -108,6 +108,14 @@ def test_an_unwritable_work_directory(tmp_path, folder):
     assert not lines
 
 
+def test_checkpoints_that_cannot_be_written_are_told_at_the_start(tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    lines = []
+    with pytest.raises(OSError, match=r"The folder of the checkpoints .* cannot be written"):
+        runs.train(tmp_path, hook=lines.append)
+    assert not any(line.startswith("Compiling") for line in lines)
+
+
 @pytest.fixture
 def file_limit():
     """Sets the size at which files cannot grow any more, as if the disk were full."""
