@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 
 import standin
 
@@ -34,6 +35,7 @@ def send(line: str) -> None:
             os.kill(os.getppid(), signal.SIGTERM)
         else:
             os.kill(os.getpid(), signal.Signals[name])
+        time.sleep(1.5)  # all have heard of it after a second at most; the run might end sooner
 
 
 def main(argv: list[str]) -> None:
