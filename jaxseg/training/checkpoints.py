@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -130,8 +131,11 @@ class Checkpoints:
             raise self._failure(error) from error
 
     def reached_preemption(self, step: int) -> bool:
-        """Whether the scheduler takes the machines back (with `jax.distributed` only)."""
-        return self._manager.reached_preemption(step)
+        """Whether the scheduler takes the machines back (with `jax.distributed` only).
+
+        To be asked by every process after every step: they agree on the step after the latest that one has asked for.
+        """
+        return multihost_utils.reached_preemption_sync_point(step)
 
     def restore(self, like: TrainState, changed: str = "") -> TrainState | None:
         """The newest readable checkpoint in the shapes and shardings of `like`; None if there is none at all.
@@ -320,6 +324,18 @@ def _settings_that_differ(before: ConfigDict, config: ConfigDict) -> str:
     return f" {workdir.told(differ)}." if differ else ""
 
 
+class _Manager(ocp.CheckpointManager):
+    """Leaves the question whether there is a preemption to the training loop.
+
+    Orbax asks it too, in a thread, when a save is done: for a step that lies behind. jax takes the last step that was
+    asked for as where the process is, and so could agree on a step that one process had passed: it would never stop,
+    and the others wait for it.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 def _manager(folder: epath.Path, *, read_only: bool) -> ocp.CheckpointManager:
     score = lambda metrics: metrics.get(BEST, -1.0)  # noqa: E731
     keep = policies.AnyPreservationPolicy(
@@ -343,7 +359,7 @@ def _manager(folder: epath.Path, *, read_only: bool) -> ocp.CheckpointManager:
     )
     quiet = integrity.without_warning("Given directory is read only")  # as was asked for
     with storage.reaching(folder), quiet:
-        return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
+        return _Manager(folder, options=options, item_handlers=handlers)
 
 
 def _everywhere(function: Callable[[], Any]) -> Any:

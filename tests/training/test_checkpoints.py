@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import standin
+from jax.experimental import multihost_utils
 
 from jaxseg.data.sources import Category
 from jaxseg.training import checkpoints, integrity, optimizer, state, workdir
@@ -108,6 +109,19 @@ def test_the_best_is_kept_across_restarts(tmp_path):
         for step in (3, 4, 5):
             saved.save(make_state(step), {checkpoints.BEST: 0.1})
     assert sorted(os.listdir(folder)) == ["1", "4", "5"]
+
+
+def test_a_save_does_not_ask_for_preemptions(tmp_path, monkeypatch):
+    """Processes would take the step it asks for as the one they are at, and could agree on one that has passed."""
+    asked = []
+    monkeypatch.setattr(
+        multihost_utils, "reached_preemption_sync_point", lambda step: bool(asked.append(step))
+    )
+    with checkpoints.Checkpoints(tmp_path) as saved:
+        saved.save(make_state(3))
+        saved.wait()
+        assert not asked
+        assert not saved.reached_preemption(4) and asked == [4]
 
 
 def test_a_donated_state_is_saved_as_it_was(tmp_path):
