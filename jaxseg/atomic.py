@@ -6,6 +6,7 @@ import contextlib
 import glob
 import os
 import pathlib
+import tempfile
 import time
 from collections.abc import Iterator
 from typing import IO
@@ -34,6 +35,13 @@ def replacing(path: pathlib.Path, mode: str = "w") -> Iterator[IO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def try_to_write(folder: str | os.PathLike) -> None:
+    """Raises OSError, as the system reports it, where no file of a page can be written in a folder; leaves none."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(4096))
+        file.flush()
 
 
 def _tidy(path: pathlib.Path) -> None:

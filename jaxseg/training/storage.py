@@ -12,7 +12,6 @@ import json
 import os
 import pathlib
 import re
-import tempfile
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -160,9 +159,7 @@ def _try(place: epath.Path) -> None:
     """Raises OSError where a folder in the work directory is there and cannot be written."""
     if place.exists():
         try:
-            with tempfile.TemporaryFile(dir=place) as file:
-                file.write(bytes(4096))
-                file.flush()
+            atomic.try_to_write(place)
         except OSError as error:
             raise type(error)(
                 f"The folder of the checkpoints {place} cannot be written: {error.strerror or error}. Mend its "

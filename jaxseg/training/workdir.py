@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -42,9 +41,7 @@ def prepare(folder: str | pathlib.Path) -> pathlib.Path:
     folder = pathlib.Path(folder).expanduser().absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(4096))
-            file.flush()
+        atomic.try_to_write(folder)
     except OSError as error:
         raise type(error)(
             f"The work directory {folder} cannot be written: {error.strerror or error}. "
