@@ -143,16 +143,18 @@ class Group:
             yield
             self._conclude() if self.first else self._wait("done")
         except PeerFailed:
-            self._fail(b"another process failed", of_all=True)
+            self._leave(b"another process failed")
             raise
         except Preempted:
-            self._fail(_PREEMPTED)
-            if not self.first:
-                self._fail(_PREEMPTED, of_all=True)
+            self._tell(_PREEMPTED)
+            self._leave(_PREEMPTED)
             raise
         except BaseException as error:
-            self._fail((str(error) or type(error).__name__).encode(errors="replace"))
-            if isinstance(error, Exception) and self._is_everybodys(error):
+            why = (str(error) or type(error).__name__).encode(errors="replace")
+            self._tell(why)
+            if self.first:
+                self._leave(why)
+            elif isinstance(error, Exception) and self._is_everybodys(error):
                 raise PeerFailed(str(error)) from error
             raise
 
@@ -259,30 +261,30 @@ class Group:
         self._set("done")
         self._store.delete(f"jaxseg/evaluation/{self._round - 1}")
 
-    def _fail(self, why: bytes, *, of_all: bool = False) -> None:
-        # Where the store is gone, the first process is, and `jax.distributed` ends this one.
+    # Where the store is gone, the first process is, and `jax.distributed` ends this one: errors of it are passed over.
+
+    def _tell(self, why: bytes) -> None:
+        """Says that this process fails, and why."""
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            if not of_all:
-                self._set(f"failed/{self.index}", why)
-            if self.first:
-                self._set("end", why)
-                self._wait_until_known()
-            elif of_all:
-                self._set(f"left/{self.index}")
+            self._set(f"failed/{self.index}", why)
 
-    def _wait_until_known(self) -> None:
-        """Gives the others time to hear of the end: the store goes with the first process."""
-        end = time.monotonic() + _SAME
-        for i in range(1, self.count):
-            self._store.get(self._key(f"left/{i}"), max(0.0, end - time.monotonic()))
-
-    def _is_everybodys(self, error: Exception) -> bool:
-        """Whether the first process has failed with the same words: it says them for all."""
+    def _leave(self, why: bytes) -> None:
+        """Ends the piece of work; the first process gives the others time to hear why: the store goes with it."""
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             if not self.first:
-                told = self._store.get(self._key("end"), _SAME)
                 self._set(f"left/{self.index}")
-                return told == str(error).encode(errors="replace")
+                return
+            self._set("end", why)
+            end = time.monotonic() + _SAME
+            for i in range(1, self.count):
+                self._store.get(self._key(f"left/{i}"), max(0.0, end - time.monotonic()))
+
+    def _is_everybodys(self, error: Exception) -> bool:
+        """Whether the first process has failed with the same words: it says them for all. Not asked in the first."""
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            told = self._store.get(self._key("end"), _SAME)
+            self._set(f"left/{self.index}")
+            return told == str(error).encode(errors="replace")
         return False
 
 

@@ -8,7 +8,7 @@ import optax
 import pytest
 import standin
 
-from jaxseg import methods
+from jaxseg import exits, methods
 from jaxseg.data import sources
 from jaxseg.evaluation import inference
 from jaxseg.training import checkpoints, sharding, state, step, workdir
@@ -87,6 +87,16 @@ def test_a_process_that_lacks_a_file_ends_the_others(run, tmp_path):
     first, second = joined.run([command, lacking], timeout=120)
     assert first[0] == second[0] == 2
     assert "Process 1 of 2" in first[2] and "nowhere" in first[2] and "nowhere" in second[2]
+    assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_sigterm_to_one_process_ends_both(run, tmp_path, process):
+    program = ["tests/evaluation/terminated.py", str(process)]
+    found = joined.run([[*program, f"--workdir={run}", f"--out={tmp_path}"]] * 2, timeout=120)
+    assert [status for status, *_ in found] == [exits.PREEMPTED] * 2, found
+    assert "Stopped by SIGTERM. The same command starts it anew." in found[0][2]
+    assert "process 1 of 2 ends (exit 143) at SIGTERM" in found[1][2]
     assert not (tmp_path / "results.json").exists()
 
 
