@@ -223,7 +223,7 @@ def row(place: Place, method: str, images: int) -> dict[str, Any]:
     except Exception as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return {"refused": contest.line(error), "planned_bytes": _asked(str(error))}
+        return {"refused": contest.line(error), "planned_bytes": fitting.asked(str(error))}
     end = time.perf_counter()
     text = program.as_text()
     costs = program.cost_analysis() or {}
@@ -242,12 +242,6 @@ def row(place: Place, method: str, images: int) -> dict[str, Any]:
         ),
         "collectives": collectives.summary(found),
     }
-
-
-def _asked(message: str) -> int | None:
-    """Bytes that the compiler would have needed, where it says so."""
-    found = re.search(r"Used ([\d.]+)([KMGT]) of", message)
-    return found and int(float(found[1]) * 1024 ** ("KMGT".index(found[2]) + 1))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 FIRST = (1, 2)
@@ -42,6 +43,12 @@ def next_batch(points: Points, limit: float, first: tuple[int, ...] = FIRST) -> 
         guess = _on_line(*around, limit)
     guess = max(guess, fit + 1)
     return min(guess, over - 1) if over is not None else guess
+
+
+def asked(message: str) -> int | None:
+    """Bytes that a compiler would have needed, where its error says so."""
+    found = re.search(r"(?:Used |temporaries \()([\d.]+)([KMGT])", message)
+    return found and int(float(found[1]) * 1024 ** ("KMGT".index(found[2]) + 1))
 
 
 def _fits(size: int | None, limit: float) -> bool:

@@ -2,7 +2,8 @@
 
 The forward and the gradient of the weights run one program a RoI, which walks over the tiles of the RoI's window on its
 level's map; the maps stay in HBM. The gradient of the features runs, for each level, one program a block of its cells,
-which owns that part of the output and walks over the RoIs that touch it: no atomics, and the same bits each time.
+which owns that part of the output and walks over the RoIs that touch it: no atomics, and the same bits each time. A RoI
+of more than 1024 bins is several RoIs to them (`strips`).
 
 In fast memory are, whatever the number of images: an image's windows and a block's list (28 and 4 bytes a RoI), two
 tiles of a map, a block of the gradient, and for each bin of a RoI a few vectors of at most 512 channels. The largest
@@ -26,6 +27,7 @@ from jax.experimental.pallas import tpu as pltpu
 from pallas_kernels.roi_align import tiles, tpu_kernels
 from pallas_kernels.roi_align.grid import DROPPED, Grid, Spec
 from pallas_kernels.roi_align.operator import Implementation, of_kernels
+from pallas_kernels.roi_align.strips import in_strips
 from pallas_kernels.roi_align.tpu_kernels import ALIGN, BLOCK, TILE, channel_block, pitch
 
 _MOST_BINS = 1024
@@ -44,24 +46,26 @@ def check(spec: Spec) -> None:
         )
     if spec.rois > _MOST_ROIS:
         raise NotImplementedError(
-            f"tpu keeps a table of an image's RoIs in scalar memory, {_MOST_ROIS} at most: got {spec.rois}."
+            f"tpu keeps a table of an image's RoIs in scalar memory, {_MOST_ROIS} at most, and one of more than "
+            f"{_MOST_BINS} bins counts as several: got {spec.rois}."
         )
     if _bins(spec) > _MOST_BINS:
         raise NotImplementedError(
-            f"tpu keeps all bins of a RoI on the chip, {_MOST_BINS} at most (rows rounded up to a multiple of 8): "
-            f"got {spec.output_size}."
+            f"tpu keeps whole rows of bins on the chip, {_MOST_BINS} at most (rounded up to a multiple of 8): "
+            f"got {spec.output_size[1]} in a row."
         )
 
 
 def implementation(*, interpret=False) -> Implementation:
     """`interpret`: as of `pallas_call`, to run the kernels on a CPU."""
 
-    return of_kernels(
+    kernels = of_kernels(
         functools.partial(_forward, interpret),
         functools.partial(_d_features, interpret),
         functools.partial(_d_weights, interpret),
         check,
     )
+    return in_strips(kernels, lambda spec: _MOST_BINS // pitch(spec))
 
 
 def _forward(interpret, spec: Spec, features, grid: Grid, weights):

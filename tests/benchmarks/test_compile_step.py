@@ -183,3 +183,18 @@ def test_a_small_step_compiles_with_the_kernels_of_the_place(tmp_path, place):
     (row,) = json.loads(path.read_text())["rows"]
     assert row["kernels"] > 0 and row["planned_bytes"] > 0
     assert row["collectives"]["all-reduce"]["bytes"] > 4e6  # the gradients, at least
+
+
+@pytest.mark.parametrize(
+    ("message", "planned"),
+    [
+        ("Ran out of memory in memory space hbm. Used 1.50G of 15.75G hbm.", 3 << 29),
+        (
+            "Ran out of memory on HBM, the total memory required for HLO temporaries (512.0M) exceeds",
+            1 << 29,
+        ),
+        ("Out of memory while trying to allocate 7 bytes.", None),
+    ],
+)
+def test_what_a_compiler_would_have_needed(message, planned):
+    assert fitting.asked(message) == planned

@@ -12,7 +12,7 @@ from pallas_kernels import multilevel_roi_align, shape_aware_roi_align
 from pallas_kernels.roi_align import tpu, xla
 from pallas_kernels.roi_align.grid import Spec, sample_grid
 from tests.pallas_kernels import cases
-from tests.pallas_kernels.checks import OracleChecks
+from tests.pallas_kernels.checks import OracleChecks, assert_close
 
 _INTERPRETED = tpu.implementation(interpret=True)
 
@@ -97,8 +97,28 @@ def test_vmap_and_cells_outside_the_window():
     np.testing.assert_allclose(out, np.broadcast_to(expected, out.shape), rtol=1e-6)
 
 
-def _spec(channels=128, dtype=jnp.float32, size=(7, 7)):
-    return Spec(tuple(_SHAPES), tuple(_STRIDES), channels, jnp.dtype(dtype), size, 2, True, 4, 8)
+def test_more_bins_than_the_chip_holds():
+    pool = functools.partial(
+        multilevel_roi_align,
+        boxes=jnp.asarray([[[-3, 20, 60, 140]]], jnp.float32),
+        levels=jnp.zeros((1, 1), jnp.int32),
+        strides=_STRIDES,
+        output_size=40,
+        sampling_ratio=1,
+    )
+    features = [f[:1] for f in _features(128, jnp.float32)]
+    d_out = jnp.asarray(np.random.default_rng(1).normal(size=(1, 1, 40, 40, 128)), jnp.float32)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(implementation):
+        out, vjp = jax.vjp(lambda f: pool(f, implementation=implementation), features)
+        return out, vjp(d_out)
+
+    assert_close(run(_INTERPRETED), run(xla.IMPLEMENTATION), 2e-5)
+
+
+def _spec(channels=128, dtype=jnp.float32, size=(7, 7), rois=8):
+    return Spec(tuple(_SHAPES), tuple(_STRIDES), channels, jnp.dtype(dtype), size, 2, True, 4, rois)
 
 
 def test_no_rois():
@@ -123,7 +143,9 @@ def test_no_rois():
     [
         (_spec(channels=64), "multiple of 128"),
         (_spec(dtype=jnp.float16), "float16"),
-        (_spec(size=(40, 40)), "bins"),
+        (_spec(size=(1, 1025)), "1024 at most .* got 1025 in a row"),
+        (_spec(rois=8193), "got 8193"),
+        (_spec(size=(64, 64), rois=2049), "counts as several: got 8196"),
     ],
 )
 def test_what_is_not_covered_says_why(spec, reason):
