@@ -26,12 +26,12 @@ class Chip(NamedTuple):
 
 CHIPS: Mapping[str, Chip] = {
     "TPU v5e": Chip(
-        16e9,
+        15.75 * 2**30,
         197e12,
         200e9,
         None,
         "Google Cloud, docs.cloud.google.com/tpu/docs/v5e (read 2026-11-22): 16 GB, 197 TFLOP/s in bfloat16, ICI of "
-        "400 GB/s a chip in both directions together, 4 ports",
+        "400 GB/s a chip in both directions together, 4 ports; of 16 GiB its compiler gives 15.75 to a program",
     ),
     "NVIDIA H200": Chip(
         141e9,
