@@ -213,8 +213,8 @@ def _config(method: str, batch: int):
 
 
 def row(place: Place, method: str, images: int) -> dict[str, Any]:
-    """Of one compilation, `images` on each device."""
-    devices = targets.devices(place.target)
+    """Of one compilation, `images` on each device; a folder may hold those of several commits."""
+    devices, made = targets.devices(place.target), {"commit": context.commit()}
     begin = time.perf_counter()
     lowered = distant_step.lowered(_config(method, images * len(devices)), devices)
     middle = time.perf_counter()
@@ -223,12 +223,12 @@ def row(place: Place, method: str, images: int) -> dict[str, Any]:
     except Exception as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return {"refused": contest.line(error), "planned_bytes": fitting.asked(str(error))}
+        return made | {"refused": contest.line(error), "planned_bytes": fitting.asked(str(error))}
     end = time.perf_counter()
     text = program.as_text()
     costs = program.cost_analysis() or {}
     found = collectives.parse(text, len(devices))
-    return {
+    return made | {
         "lower_seconds": round(middle - begin, 1),
         "compile_seconds": round(end - middle, 1),
         **detector.memory(program),

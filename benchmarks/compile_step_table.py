@@ -142,8 +142,10 @@ def table(result: Mapping[str, Any]) -> str:
         for n in ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin")
         if result.get(n)
     )
+    # Rows of before they had one are of the folder's.
+    commits = dict.fromkeys(str(row.get("commit", result.get("commit"))) for row in result["rows"])
     lines = [
-        f"{result.get('date')}, commit {result.get('commit')}, {versions}; {result['kind']}.",
+        f"{result.get('date')}, commit {', '.join(commits)}, {versions}; {result['kind']}.",
         "",
         "| devices | method | images a device | GB a device | model TFLOPs a device | XLA's TFLOPs "
         "| collectives | MB in them | MB a device sends | compile, s |",

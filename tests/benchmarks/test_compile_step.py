@@ -142,10 +142,11 @@ def test_the_table_shows_the_batch_that_fits_and_projects_it(tmp_path):
     journal.end("model mask_rcnn", {"flops": 1e12, "xla_flops": 5e11})
     for images, size in ((1, 5e9), (2, 8e9), (4, 14e9), (5, 17e9)):
         journal.end(f"v5e-2x2 mask_rcnn {images}", row | {"planned_bytes": size})
-    journal.end("v5e-2x2 brefine 1", {"error": "ValueError: no"})
+    journal.end("v5e-2x2 brefine 1", {"error": "ValueError: no", "commit": "def"})
     result = json.loads(json.dumps(compile_step_table.to_result([journal])))
     assert result["fits"] == {"v5e-2x2 mask_rcnn": 4, "v5e-2x2 brefine": 0}
     lines = compile_step_table.table(result).splitlines()
+    assert lines[0].startswith("today, commit abc, def, jax 0")
     assert (
         "| v5e-2x2 | mask_rcnn | 4 | 14.00 | 4.00 | 2.00 | 3 all-reduce | 200.0 | 300.0 | 60 |"
         in lines
