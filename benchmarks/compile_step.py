@@ -70,6 +70,16 @@ _JOURNAL = flags.DEFINE_string("journal", None, "Do the work, and note it in thi
 options.only_of("places", PLACES)
 options.only_of("methods", models.METHODS)
 options.writable("json")
+flags.register_validator(
+    "kept",
+    lambda v: v is None or os.path.isdir(v) or not os.path.exists(v),
+    message="is no folder",
+)
+flags.register_multi_flags_validator(
+    ["places", "fsdp"],
+    lambda v: all(PLACES[name].devices % v["fsdp"] == 0 for name in v["places"] if name in PLACES),
+    message="--fsdp must divide the number of devices of each place",
+)
 options.canvas("size")
 flags.register_validator(
     "batches",
@@ -86,6 +96,8 @@ def main(argv: list[str]) -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         kept = pathlib.Path(_KEPT.value or folder)
+        if _SHOW.value and not _journals(kept):
+            raise app.UsageError(f"--only_show: nothing was kept in --kept={_KEPT.value}.")
         kept.mkdir(parents=True, exist_ok=True)
         _check_kept(_journals(kept))
         platforms = dict.fromkeys(PLACES[name].target.platform for name in _PLACES.value)
@@ -146,10 +158,14 @@ def _what() -> dict[str, Any]:
 def _check_kept(journals: Iterable[Journal]) -> None:
     for journal in journals:
         there = {"fsdp": 1} | journal.rows.get("context", _what())
-        differ = [f"--{n}={value!r}" for n, value in _what().items() if there[n] != value]
+        differ = [n for n, value in _what().items() if there[n] != value]
         if differ:
+            asked, found = (
+                ", ".join(f"--{n}={of[n]!r}" for n in differ) for of in (_what(), there)
+            )
             raise app.UsageError(
-                f"--kept={_KEPT.value} has programs of other settings than {', '.join(differ)}. Take another folder."
+                f"--kept={_KEPT.value} has programs of other settings than {asked}: give {found}, or take another "
+                "folder."
             )
 
 

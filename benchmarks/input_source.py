@@ -14,7 +14,7 @@ _ANNOTATIONS = flags.DEFINE_string("annotations", None, "COCO JSON file of the i
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Instead: where jaxseg.data.prepare wrote.")
 _NAME = flags.DEFINE_string("name", "own", "Of the data set in --data_dir.")
 _SIZE = flags.DEFINE_list("size", ["512", "512"], "Height and width in pixels, or one for both.")
-_BATCH = flags.DEFINE_integer("batch_size", 16, "Images in a batch.")
+_BATCH = flags.DEFINE_integer("batch_size", 16, "Images in a batch.", lower_bound=1)
 FLAGS = (_SIZE, _BATCH)
 flags.register_validator(
     "size",

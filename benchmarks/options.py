@@ -21,8 +21,11 @@ def writable(name: str) -> None:
     """The flag `name` is a file whose folder can be written, or is left out."""
     flags.register_validator(
         name,
-        lambda v: v is None or os.access(os.path.dirname(os.path.abspath(v)), os.W_OK),
-        message="its folder must exist and be writable",
+        lambda v: (
+            v is None
+            or (os.access(os.path.dirname(os.path.abspath(v)), os.W_OK) and not os.path.isdir(v))
+        ),
+        message="a file is written, whose folder must exist and be writable",
     )
 
 

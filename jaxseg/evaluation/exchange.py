@@ -24,6 +24,7 @@ from jax._src import distributed
 _T = TypeVar("_T")
 PIECE = 1 << 20  # bytes of a message
 _AHEAD = 4  # pieces that are asked for before the first of them is there
+_PAUSE = 0.25  # seconds between two questions of one who has waited for long
 _POLL = 1.0  # seconds after which one who waits looks whether another one failed
 _SAME = 10.0  # seconds in which a mistake that is everybody's is made by everybody
 # What jax's preemption service, which takes SIGTERM for itself, puts into the store for all processes.
@@ -95,12 +96,20 @@ class _Distributed:
         self._client.key_value_set_bytes(key, value)
 
     def get(self, key: str, seconds: float) -> bytes | None:
-        try:
-            return self._client.blocking_key_value_get_bytes(key, max(1, int(seconds * 1000)))
-        except jax.errors.JaxRuntimeError as error:
-            if "DEADLINE_EXCEEDED" not in str(error):
-                raise
-            return None
+        """Asks again and again. A request that waits in the store has to be answered in its time, way and all, and one
+        that is not stays there: 14 kB each."""
+        end, pause = time.monotonic() + seconds, 0.001
+        while True:
+            try:
+                return self._client.key_value_try_get_bytes(key)
+            except jax.errors.JaxRuntimeError as error:
+                if "NOT_FOUND" not in str(error):
+                    raise
+            left = end - time.monotonic()
+            if left <= 0:
+                return None
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, _PAUSE)
 
     def names(self, folder: str) -> list[str]:
         found = self._client.key_value_dir_get_bytes(f"{folder}/")

@@ -25,6 +25,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         prog="python -m jaxseg.launch",
         description=__doc__.partition("\n")[0],
         epilog="See docs/scale.md.",
+        allow_abbrev=False,
     )
     parser.add_argument("--processes", type=int, required=True, help="how many")
     parser.add_argument(
@@ -43,11 +44,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("program", nargs=argparse.REMAINDER, help="train.py --config=... ...")
     args = parser.parse_args(argv)
+    if args.program[:1] == ["--"]:
+        del args.program[0]
     if not args.program or args.program[0].startswith("-"):
         parser.error("after the flags of the launcher a program is needed: train.py --config=...")
     for name, least in dict(processes=1, devices_per_process=1, restarts=0, grace=0).items():
         value = getattr(args, name)
-        if value is not None and value < least:
+        if value is not None and not value >= least:  # nan is not, either
             parser.error(f"--{name}={value}: must be at least {least}")
     return args
 

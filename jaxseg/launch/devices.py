@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -54,7 +55,8 @@ def visible_gpus(environment: Mapping[str, str]) -> list[str]:
     if platforms and not {"cuda", "gpu"} & set(platforms.split(",")):
         return []
     if "CUDA_VISIBLE_DEVICES" in environment:
-        return [name for name in environment["CUDA_VISIBLE_DEVICES"].split(",") if name.strip()]
+        names = map(str.strip, environment["CUDA_VISIBLE_DEVICES"].split(","))
+        return list(itertools.takewhile(lambda name: name not in ("", "-1"), names))  # as CUDA does
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from jaxseg.launch import tied
 
@@ -115,5 +115,18 @@ class _Lines:
         self._rest = b""
 
     def _write(self, lines: Sequence[bytes]) -> None:
-        self._out.write(b"".join(self._prefix + line + b"\n" for line in lines))
-        self._out.flush()
+        try:
+            self._out.write(b"".join(self._prefix + line + b"\n" for line in lines))
+            self._out.flush()
+        except BrokenPipeError:
+            to_nowhere(self._out)
+
+
+def to_nowhere(out: IO) -> None:
+    """After a BrokenPipeError: `| head` has enough, or `| tee` got the Ctrl-C, too.
+
+    The processes are to save all the same. What is still written, also by Python at the end, is thrown away.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, out.fileno())
+    os.close(nowhere)

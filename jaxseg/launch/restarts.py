@@ -98,4 +98,7 @@ def _signals() -> Iterator[list[int]]:
 
 
 def _tell(text: str) -> None:
-    print(f"jaxseg.launch: {text}", file=sys.stderr, flush=True)
+    try:
+        print(f"jaxseg.launch: {text}", file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        group.to_nowhere(sys.stderr)

@@ -16,6 +16,7 @@ import os
 import pathlib
 import re
 import secrets
+import socket
 import sys
 import threading
 import traceback
@@ -116,6 +117,8 @@ def initialize(given: Flags, environment: Mapping[str, str] = os.environ) -> Non
         wanted = {name: getattr(given, name) for name in _NAMES}
         # Otherwise jax would ask a scheduler around it which devices to take.
         wanted["cluster_detection_method"] = "deactivate"
+        if given.process_id == 0:
+            _check_free(given.coordinator_address)
     else:
         scheduler = detected(environment)
         if scheduler is None:
@@ -138,6 +141,20 @@ def initialize(given: Flags, environment: Mapping[str, str] = os.environ) -> Non
         raise ValueError(
             f"{scheduler or 'jax'} started this as one of several processes, but: {error} Give --coordinator_address, "
             "--num_processes and --process_id."
+        ) from error
+
+
+def _check_free(address: str) -> None:
+    """jaxlib ends with a segmentation fault where it cannot listen on the port."""
+    port = int(address.rpartition(":")[2])
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except OSError as error:
+        raise ValueError(
+            f"--coordinator_address={address}: process 0 cannot listen on port {port} ({error.strerror}). Take "
+            "another one that is free on its machine, from 1024, the same for all processes."
         ) from error
 
 

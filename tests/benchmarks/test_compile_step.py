@@ -199,3 +199,25 @@ def test_a_small_step_compiles_with_the_kernels_of_the_place(tmp_path, place):
 )
 def test_what_a_compiler_would_have_needed(message, planned):
     assert fitting.asked(message) == planned
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--kept={}/none", "--only_show"], "nothing was kept in --kept="),
+        (["--kept={}/file", "--only_show"], "is no folder"),
+        (["--json={}", "--only_show"], "a file is written"),
+        (["--places=h200-8", "--fsdp=3"], "--fsdp must divide"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_compiled(tmp_path, given, message):
+    (tmp_path / "file").write_text("")
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.compile_step",
+        *(g.format(tmp_path) for g in given),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and message in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr and not (tmp_path / "none").exists()

@@ -4,6 +4,7 @@ import json
 import threading
 from concurrent import futures
 
+import jax
 import pytest
 
 from jaxseg.data import sources
@@ -217,3 +218,27 @@ def test_other_images_in_one_process_are_told_before_anything_is_detected(monkey
     first, other = run(2, evaluate)
     assert isinstance(first, ValueError) and "process 1 has 6 in batches of 3" in str(first)
     assert isinstance(other, exchange.PeerFailed)
+
+
+class Client:
+    """Of `jax.distributed`, with a key that is there from the third question on."""
+
+    asked = 0
+
+    def key_value_try_get_bytes(self, key):
+        self.asked += 1
+        if key == "broken":
+            raise jax.errors.JaxRuntimeError("UNAVAILABLE: the connection is closed")
+        if key == "never" or self.asked < 3:
+            raise jax.errors.JaxRuntimeError(f"NOT_FOUND: {key}")
+        return b"value"
+
+
+def test_the_store_of_a_run_is_asked_without_a_request_that_stays_in_it():
+    store = exchange._Distributed(Client())
+    assert store.get("key", 0) is None
+    assert store.get("key", 30) == b"value"
+    assert store.get("key", 0) == b"value"  # however long the way is
+    assert store.get("never", 0.01) is None
+    with pytest.raises(jax.errors.JaxRuntimeError, match="UNAVAILABLE"):
+        store.get("broken", 1)

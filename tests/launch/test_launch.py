@@ -115,6 +115,23 @@ def test_a_signal_to_the_launcher_tells_all_to_save_and_end(tmp_path, number, wa
     assert all((tmp_path / f"saved{i}").exists() for i in (0, 1))
 
 
+def test_all_save_and_end_when_nobody_reads_what_they_print(tmp_path):
+    """As in `| tee log` at Ctrl-C, which ends `tee`, too."""
+    code = (
+        "def save(*_): (here / f'saved{me}').write_text(''); print('saved'); sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, save); (here / f'ready{me}').write_text('')\n"
+        "for _ in range(6000): print('step', flush=True); time.sleep(0.1)"
+    )
+    process = start(tmp_path, code)
+    wait_for(lambda: all((tmp_path / f"ready{i}").exists() for i in (0, 1)))
+    process.stdout.close()
+    process.stderr.close()
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    assert all((tmp_path / f"saved{i}").exists() for i in (0, 1))
+
+
 def test_a_killed_launcher_leaves_no_process_behind(tmp_path):
     code = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     code += "(here / f'pid{me}').write_text(f'{os.getpid()}.'); time.sleep(600)"
@@ -142,6 +159,9 @@ def test_what_a_process_leaves_behind_is_ended_and_holds_nothing_up(tmp_path):
         (["--processes=2"], "a program is needed"),
         (["--processes=0", "train.py"], "--processes=0: must be at least 1"),
         (["--processes=2", "--restarts=-1", "train.py"], "--restarts=-1: must be at least 0"),
+        (["--processes=2", "--grace=nan", "train.py"], "--grace=nan: must be at least 0"),
+        (["--processes=2", "--process=3", "train.py"], "unrecognized arguments: --process=3"),
+        (["--processes=2", "--"], "a program is needed"),
         (["train.py"], "--processes"),
     ],
 )
@@ -149,6 +169,13 @@ def test_mistakes_are_told(argv, message, capsys):
     with pytest.raises(SystemExit, match="2"):
         parse(argv)
     assert message in capsys.readouterr().err
+
+
+def test_what_follows_two_dashes_is_the_program():
+    assert parse(["--processes=2", "--", "train.py", "--config=c"]).program == [
+        "train.py",
+        "--config=c",
+    ]
 
 
 def test_gpus_are_divided():
@@ -165,6 +192,7 @@ def test_gpus_are_divided():
 def test_a_cpu_simulates_devices():
     environment = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "0", "XLA_FLAGS": "--a=b"}
     assert devices.split(2, None, environment) == [{}, {}]
+    assert devices.split(2, None, {"CUDA_VISIBLE_DEVICES": "-1"}) == [{}, {}]  # none
     wanted = {"XLA_FLAGS": "--a=b --xla_force_host_platform_device_count=4"}
     assert devices.split(2, 4, environment) == [wanted, wanted]
 

@@ -1,5 +1,6 @@
 """How the processes of a run are found; runs of several are in tests/integration."""
 
+import socket
 import threading
 
 import jax
@@ -46,6 +47,18 @@ def test_flags_are_passed_on_with_bounds_below_a_minute(asked):
     assert options["cluster_detection_method"] == "deactivate"
     assert options["heartbeat_timeout_seconds"] < 60
     assert jax.config.jax_cpu_collectives_implementation == "gloo"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_port_that_is_taken_is_a_mistake_of_the_first_process(asked, host):
+    with socket.create_server((host, 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ValueError, match=f"cannot listen on port {port} .*Take another one"):
+            processes.initialize(Flags(f"localhost:{port}", 2, 0), {})
+        assert not asked
+        processes.initialize(Flags(f"localhost:{port}", 2, 1), {})  # where it should be taken
+    processes.initialize(Flags(f"localhost:{port}", 2, 0), {})
+    assert len(asked) == 2
 
 
 def test_processes_that_do_not_meet_say_so_in_time(monkeypatch, capsys):
