@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -56,6 +57,15 @@ def define_flags(*, size: tuple[int, int], batch_size: int, peer: bool = True) -
     flags.register_validator(
         "set", lambda v: all("=" in x for x in v), message="give KEY=VALUE, e.g. data.max_crowds=1"
     )
+    flags.register_multi_flags_validator(
+        ["set", "methods", "backbone"],
+        lambda v: all(
+            _has(METHODS[method](v["backbone"]), item.partition("=")[0])
+            for item in v["set"]
+            for method in v["methods"]
+        ),
+        message="--set: a KEY is not in the config of each of --methods",
+    )
 
 
 def flag_values() -> dict[str, object]:
@@ -68,6 +78,14 @@ def changes() -> dict[str, object]:
     """Those of `--set`, for `detector.prepared`."""
     pairs = dict(item.split("=", 1) for item in flags.FLAGS.set)
     return {key.replace(".", "__"): _value(text) for key, text in pairs.items()}
+
+
+def _has(config: Any, key: str) -> bool:
+    for name in key.split("."):
+        if not isinstance(config, ConfigDict) or name not in config:
+            return False
+        config = config[name]
+    return True
 
 
 def _value(text: str) -> object:
