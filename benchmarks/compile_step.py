@@ -96,10 +96,11 @@ def main(argv: list[str]) -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         kept = pathlib.Path(_KEPT.value or folder)
-        if _SHOW.value and not _journals(kept):
+        there = _journals(kept)
+        if _SHOW.value and not there:
             raise app.UsageError(f"--only_show: nothing was kept in --kept={_KEPT.value}.")
+        _check_kept(there)
         kept.mkdir(parents=True, exist_ok=True)
-        _check_kept(_journals(kept))
         platforms = dict.fromkeys(PLACES[name].target.platform for name in _PLACES.value)
         lacking = {} if _SHOW.value else _lacking(platforms)
         for platform in platforms:
@@ -174,9 +175,10 @@ def _do(journal: Journal, key: str, make: Callable[[], dict[str, Any]]) -> None:
         return
     journal.begin(key)
     try:
-        journal.end(key, make())
+        made = make()
     except Exception as error:
-        journal.end(key, {"error": contest.line(error)})
+        made = {"error": contest.line(error)}
+    journal.end(key, {"commit": context.commit()} | made)  # a folder may hold several commits' work
     gc.collect()
 
 
@@ -229,8 +231,8 @@ def _config(method: str, batch: int):
 
 
 def row(place: Place, method: str, images: int) -> dict[str, Any]:
-    """Of one compilation, `images` on each device; a folder may hold those of several commits."""
-    devices, made = targets.devices(place.target), {"commit": context.commit()}
+    """Of one compilation, `images` on each device."""
+    devices = targets.devices(place.target)
     begin = time.perf_counter()
     lowered = distant_step.lowered(_config(method, images * len(devices)), devices)
     middle = time.perf_counter()
@@ -239,12 +241,12 @@ def row(place: Place, method: str, images: int) -> dict[str, Any]:
     except Exception as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return made | {"refused": contest.line(error), "planned_bytes": fitting.asked(str(error))}
+        return {"refused": contest.line(error), "planned_bytes": fitting.asked(str(error))}
     end = time.perf_counter()
     text = program.as_text()
     costs = program.cost_analysis() or {}
     found = collectives.parse(text, len(devices))
-    return made | {
+    return {
         "lower_seconds": round(middle - begin, 1),
         "compile_seconds": round(end - middle, 1),
         **detector.memory(program),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -19,6 +18,7 @@ from configs import (
     maskplus,
     mr_rcnn,
 )
+from jaxseg import config_keys
 
 METHODS: dict[str, Callable[[str], ConfigDict]] = {
     "mask_rcnn": mask_rcnn.get_config,
@@ -59,10 +59,13 @@ def define_flags(*, size: tuple[int, int], batch_size: int, peer: bool = True) -
     )
     flags.register_multi_flags_validator(
         ["set", "methods", "backbone"],
-        lambda v: all(
-            _has(METHODS[method](v["backbone"]), item.partition("=")[0])
-            for item in v["set"]
-            for method in v["methods"]
+        lambda v: (
+            not v["set"]
+            or all(
+                {item.partition("=")[0] for item in v["set"]}
+                <= set(config_keys.keys(METHODS[method](v["backbone"])))
+                for method in v["methods"]
+            )
         ),
         message="--set: a KEY is not in the config of each of --methods",
     )
@@ -78,14 +81,6 @@ def changes() -> dict[str, object]:
     """Those of `--set`, for `detector.prepared`."""
     pairs = dict(item.split("=", 1) for item in flags.FLAGS.set)
     return {key.replace(".", "__"): _value(text) for key, text in pairs.items()}
-
-
-def _has(config: Any, key: str) -> bool:
-    for name in key.split("."):
-        if not isinstance(config, ConfigDict) or name not in config:
-            return False
-        config = config[name]
-    return True
 
 
 def _value(text: str) -> object:
