@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import os
 import pathlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,13 +16,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from jaxseg import methods, paths
 from jaxseg.data import geometry, pipeline, sources, views
 from jaxseg.evaluation import measure, pasters
 from jaxseg.methods import maskplus
 from jaxseg.training import (
     checkpoints,
     class_rows,
+    init_from,
     integrity,
     optimizer,
     sharding,
@@ -175,7 +174,7 @@ def plan_state(
     )
     variables = integrity.flat({"params": params, "batch_stats": batch_stats})
     shapes = {path: leaf.shape for path, leaf in variables.items()}
-    read_start = functools.partial(_start, config, shapes, categories)
+    read_start = functools.partial(init_from.start, config, shapes, categories)
     plan = Plan(init, create, like, transform, schedule, read_start)
     steps = storage.finished_steps(storage.choose(folder, config.get("checkpoints", "")))
     if not steps:
@@ -207,23 +206,6 @@ def _check_mask_weight(
             f"Train as many steps as before ({before}), or start another run with --config.init_from={folder} and "
             "--config.model.maskplus.alpha=1."
         )
-
-
-def _start(
-    config: ConfigDict, shapes: Mapping[str, tuple[int, ...]], categories: Sequence[Any]
-) -> starting.Start | None:
-    """What `config.init_from` gives to variables of these shapes, if it fits; None without it."""
-    start = _read_start(config, shapes, categories) if config.init_from else None
-    _check_heads(config, start)
-    if start is None and config.get("init_classes", ""):
-        raise ValueError(
-            f"config.init_classes={config.init_classes!r} is about the classes of config.init_from, which is empty. "
-            "Give --config.init_from=..., a run or a file of weights (Cityscapes is published from a model of COCO), "
-            "or --config.init_classes= to start without."
-        )
-    if start is not None:
-        _check_frozen(config, start)
-    return start
 
 
 def _check_same_model(
@@ -264,78 +246,9 @@ def _is_start(
     """Whether a new run of this config could start from the one in `folder`."""
     config = ConfigDict({**config.to_dict(), "init_from": str(folder)})
     try:
-        return _start(config, shapes, categories) is not None
+        return init_from.start(config, shapes, categories) is not None
     except (ValueError, OSError):
         return False
-
-
-def _read_start(
-    config: ConfigDict, shapes: Mapping[str, tuple[int, ...]], categories: Sequence[Any]
-) -> starting.Start:
-    """What is in `config.init_from`, a file or a run, for variables of these shapes."""
-    from jaxseg.weights import start  # which is above this layer
-
-    if start.is_file(config.init_from):
-        return start.read(config.init_from, config, shapes, categories)
-    found = checkpoints.init_from(
-        config.init_from,
-        config,
-        shapes,
-        categories,
-        class_layers=methods.class_layers(config),
-        copies=methods.copies(config),
-        dispensable=methods.dispensable(config),
-    )
-    untrained = start.untrained(config.init_from) & set(found.values)
-    told = (*found.told, *starting.untrained_lines(untrained, found), *_conventions(config))
-    return dataclasses.replace(found, untrained=untrained, told=told)
-
-
-def _check_heads(config: ConfigDict, start: starting.Start | None) -> None:
-    """Raises ValueError where trained parts are needed (`config.needs_heads`) and not given."""
-    parts = config.get("needs_heads", ())
-    if isinstance(parts, bool):  # of a run from before there were names
-        parts = ("rpn", "roi_heads/box_head", "roi_heads/mask_head") if parts else ()
-    trained = set(start.values).difference(start.untrained) if start else ()
-    lacking = [p for p in parts if not any(re.match(rf"params/{p}(_\d+)?/", t) for t in trained)]
-    if not lacking:
-        return
-    got = f"{config.init_from!r}, which has no trained {', '.join(lacking)}" if start else "empty"
-    raise ValueError(
-        f"config.init_from is {got}, and this config goes on from a trained detector (config.needs_heads): its "
-        f"{config.train.steps:,} steps from a learning rate of {config.optim.lr:g} train none from nothing. Give "
-        "--config.init_from=RUN, the work directory of a trained run, or a file of such a detector's weights. "
-        "configs/mr_rcnn.py trains everything with the argument end_to_end, and with runlocal, without freeze_vanilla, "
-        "only shows that it runs; configs/atmask_rcnn.py trains everything with freeze=none."
-    )
-
-
-def _check_frozen(config: ConfigDict, start: starting.Start) -> None:
-    """Raises ValueError where what starts from random values is frozen, and would stay random."""
-    fresh = [path.partition("/")[2] for path in start.fresh if path.startswith("params/")]
-    frozen = [
-        path
-        for path in fresh
-        if paths.matches(path, config.freeze) and not paths.matches(path, _neutral(config))
-    ]
-    if frozen:
-        names = ", ".join(dict.fromkeys(path.rpartition("/")[0] for path in frozen))
-        raise ValueError(
-            f"config.freeze holds layers that config.init_from={config.init_from!r} has no values for, because its "
-            f"classes are others or it lacks them; they would stay random: {names}. Leave them out of config.freeze "
-            "(freeze_vanilla of configs/mr_rcnn.py and freeze=... of configs/atmask_rcnn.py put them there), or start "
-            "from weights that have them, for the same classes."
-        )
-
-
-def _neutral(config: ConfigDict) -> tuple[str, ...]:
-    """Patterns of the parameters whose initialiser is a constant that means something, so that they may be frozen.
-
-    Biases add nothing and scales change nothing; with zero offsets a deformable convolution is the plain one (v1; v2
-    halves it).
-    """
-    vectors = (".*/bias", ".*/scale")
-    return (*vectors, ".*/offset") if config.model.backbone.deform == "v1" else vectors
 
 
 def first_state(
@@ -382,20 +295,6 @@ def first_state(
                 "from_scratch in configs/common.py."
             )
     return place(*values)
-
-
-def _conventions(config: ConfigDict) -> list[str]:
-    """Warnings about settings with which the run in `config.init_from` gave its weights another meaning."""
-    before, _ = workdir.load_run(config.init_from)
-    parts = ("backbone.", "pixel_", "roi_sampling.", "rpn.", "fpn.")
-    parts = tuple(
-        f"model.{part}" for part in (*parts, "criterion.rpn.coder", "criterion.roi.coder")
-    )
-    return [
-        f"Warning: the weights were made with {key}={old!r}, and this config has {new!r}."
-        for key, (old, new) in workdir.differences(before, config).items()
-        if key.startswith(parts) and old != "absent"
-    ]
 
 
 def _differences(

@@ -24,7 +24,7 @@ from jaxseg.modeling.mask_head import FCNMaskHead, MaskTargets
 from jaxseg.ops import masks
 from jaxseg.ops.roi_align import roi_align
 from jaxseg.structures import MaskOutputs
-from jaxseg.training import freeze, optimizer, setup, sharding, starting
+from jaxseg.training import freeze, init_from, optimizer, sharding, starting
 from jaxseg.training import state as states
 from jaxseg.training import step as step_lib
 from jaxseg.weights import convert
@@ -639,13 +639,13 @@ def test_what_is_frozen_must_be_trained(arg):
     with pytest.raises(
         ValueError, match=r"config\.init_from is empty.*trained detector.*freeze=none"
     ):
-        setup._check_heads(made, None)
+        init_from._check_heads(made, None)
     one = np.zeros(1)
     box_head = {"params/roi_heads/box_head/fc0/kernel": one}
     faster_rcnn = starting.Start({"params/rpn/head/conv0/kernel": one, **box_head})
-    setup._check_heads(made, faster_rcnn)  # a mask head is not asked for
+    init_from._check_heads(made, faster_rcnn)  # a mask head is not asked for
     with pytest.raises(ValueError, match="has no trained rpn"):
-        setup._check_heads(made, starting.Start(box_head))
+        init_from._check_heads(made, starting.Start(box_head))
 
 
 def test_a_mask_rcnn_that_goes_on_needs_its_mask_head():
@@ -655,7 +655,7 @@ def test_a_mask_rcnn_that_goes_on_needs_its_mask_head():
         {"params/rpn/head/conv0/kernel": one, "params/roi_heads/box_head/fc0/kernel": one}
     )
     with pytest.raises(ValueError, match="has no trained roi_heads/mask_head"):
-        setup._check_heads(mr_rcnn.get_config("r50,coco,table3.base"), start)
+        init_from._check_heads(mr_rcnn.get_config("r50,coco,table3.base"), start)
 
 
 def test_a_trained_mask_rcnn_gives_the_line_of_probabilities():

@@ -19,7 +19,7 @@ from jaxseg.modeling import rank_sort
 from jaxseg.modeling.mask_head import FCNMaskHead, MaskTargets, cross_entropy
 from jaxseg.ops.roi_align import roi_align
 from jaxseg.structures import Pyramid, RoIs
-from jaxseg.training import checkpoints, freeze, starting
+from jaxseg.training import freeze, init_from, starting
 from jaxseg.weights import convert
 from tests.methods import brefine_reference as reference
 from tests.methods import tiny
@@ -532,7 +532,7 @@ def test_a_ranked_run_goes_on_as_mask_refining_r_cnn_with_the_same_criterion():
     assert not [path for path in start.initial if "/flow/" not in path]
     for head in ("mask_head", "refine_mask_head"):
         assert f"params/roi_heads/{head}/stage2/ram/squeeze/kernel" in wanted
-    told = checkpoints._settings_that_differ(made, config("mr_rcnn", loss="brce"))
+    told = init_from._settings_that_differ(made, config("mr_rcnn", loss="brce"))
     assert "config.model.criterion.name is 'rank_sort' there and 'softmax' here" in told
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from jaxseg import methods, paths
 from jaxseg.data.sources import Category
-from jaxseg.training import class_rows, setup, starting
+from jaxseg.training import class_rows, init_from, starting
 from jaxseg.weights import convert, run
 from jaxseg.weights.report import Report
 from tests.methods import tiny
@@ -180,7 +180,7 @@ def trained(tmp_path_factory):
 def from_run(folder, name, **settings):
     made = type(config(name))({**config(name).to_dict(), "init_from": str(folder)})
     made.update_from_flattened_dict(settings)
-    return setup._start(made, shapes(name, 3), categories(OURS))
+    return init_from.start(made, shapes(name, 3), categories(OURS))
 
 
 def test_a_run_of_other_classes_and_refining_heads_that_copy_it(trained):

@@ -9,7 +9,7 @@ from configs import common
 from configs import mr_rcnn as mr_rcnn_config
 from jaxseg import weights
 from jaxseg.data.sources import Category
-from jaxseg.training import checkpoints, setup
+from jaxseg.training import checkpoints, init_from, setup
 from jaxseg.weights import convert, run
 from tests.methods import tiny
 
@@ -64,7 +64,7 @@ def make_run(tmp_path_factory):
 
 def start(config, categories=CATEGORIES):
     """(Start, values by path after it) of a run of `config`, as it is planned."""
-    found = setup._start(config, shapes(config), categories)
+    found = init_from.start(config, shapes(config), categories)
     params, stats = found.complete(values(config, -1.0))
     return found, convert.flat({"params": params, "batch_stats": stats})
 

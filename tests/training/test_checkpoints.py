@@ -10,7 +10,7 @@ import standin
 from jax.experimental import multihost_utils
 
 from jaxseg.data.sources import Category
-from jaxseg.training import checkpoints, integrity, optimizer, state, workdir
+from jaxseg.training import checkpoints, init_from, integrity, optimizer, state, workdir
 
 CATEGORIES = (Category(1, "disc"), Category(7, "ring"))
 
@@ -241,9 +241,7 @@ def start_from(folder, own, categories, class_layers=("head",), **options):
     fresh = integrity.flat({"params": own.params, "batch_stats": own.batch_stats})
     like = {path: value.shape for path, value in fresh.items()}
     config = options.pop("config", None) or standin.make_config()
-    found = checkpoints.init_from(
-        folder, config, like, categories, class_layers=class_layers, **options
-    )
+    found = init_from.of_run(folder, config, like, categories, class_layers=class_layers, **options)
     return found, *found.complete(fresh)
 
 

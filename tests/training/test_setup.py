@@ -9,7 +9,7 @@ from rich.console import Console
 
 from configs import common
 from jaxseg.data.sources import Category
-from jaxseg.training import checkpoints, setup, sharding, starting, workdir
+from jaxseg.training import checkpoints, init_from, setup, sharding, starting, workdir
 
 CATEGORIES = tuple(Category(i, f"class {i}") for i in range(3))
 OTHERS = tuple(Category(i, f"thing {i}") for i in range(3))
@@ -175,7 +175,7 @@ def test_a_checkpoint_that_does_not_fit_is_told_with_what_was_frozen_since(runs)
 
 
 def test_new_layers_are_not_frozen(tmp_path, runs, monkeypatch):
-    monkeypatch.setattr(setup.methods, "class_layers", lambda config: ("roi_heads/box_head",))
+    monkeypatch.setattr(init_from.methods, "class_layers", lambda config: ("roi_heads/box_head",))
     config = make_config(init_from=str(runs[Headed]), freeze=("stem", "roi_heads"))
     assert not plan(tmp_path, config, Headed).start.fresh
     with pytest.raises(ValueError, match=r"would stay random: roi_heads/box_head\. Leave them out"):
@@ -185,7 +185,7 @@ def test_new_layers_are_not_frozen(tmp_path, runs, monkeypatch):
 
 
 def test_a_start_is_told(tmp_path, runs, monkeypatch):
-    monkeypatch.setattr(setup.methods, "class_layers", lambda config: ("roi_heads/box_head",))
+    monkeypatch.setattr(init_from.methods, "class_layers", lambda config: ("roi_heads/box_head",))
     config = make_config(init_from=str(runs[Headed]))
     config.model.pixel_std = (1.0, 1.0, 1.0)
     told = plan(tmp_path, config, Headed, OTHERS).start.told
@@ -200,4 +200,4 @@ def test_offsets_that_deform_nothing_may_be_frozen(deform, frozen):
     path = "params/stage4/conv2/offset/kernel"
     start = starting.Start({}, initial={path: "the file has none"})
     with contextlib.nullcontext() if frozen else pytest.raises(ValueError, match="stay random"):
-        setup._check_frozen(config, start)
+        init_from._check_frozen(config, start)

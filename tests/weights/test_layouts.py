@@ -11,7 +11,7 @@ import pytest
 from configs import common
 from jaxseg import weights
 from jaxseg.modeling import norms
-from jaxseg.training import setup
+from jaxseg.training import init_from
 from jaxseg.weights import convert, layouts
 from tests.weights import foreign
 
@@ -88,13 +88,14 @@ def test_a_file_without_heads_is_no_start_for_who_needs_them(tmp_path, heads):
     )
     if heads:
         assert (
-            "params/roi_heads/refine_box_head/fc0/kernel" in setup._start(config, like, ()).copied
+            "params/roi_heads/refine_box_head/fc0/kernel"
+            in init_from.start(config, like, ()).copied
         )
     else:
         with pytest.raises(
             ValueError, match=r"file.safetensors', which has no trained rpn, roi_heads"
         ):
-            setup._start(config, like, ())
+            init_from.start(config, like, ())
 
 
 def test_refining_heads_of_a_backbones_file_have_values_of_their_own():

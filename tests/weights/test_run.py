@@ -14,7 +14,7 @@ from configs import demo, mask_rcnn
 from jaxseg import weights
 from jaxseg.data import sources
 from jaxseg.data.source import Category
-from jaxseg.training import checkpoints, setup, workdir
+from jaxseg.training import checkpoints, init_from, workdir
 from jaxseg.weights import categories, classes, convert, files, run, start
 from jaxseg.weights.coco_categories import COCO80, TORCHVISION90
 from tests.weights import foreign
@@ -326,7 +326,7 @@ def test_a_start_with_other_conventions_is_told(tmp_path):
     made, config = mask_rcnn.get_config("torchvision,eps=1e-5"), mask_rcnn.get_config("torchvision")
     workdir.save_run(tmp_path, made, ())
     config.init_from = str(tmp_path)
-    (line,) = setup._conventions(config)
+    (line,) = init_from._conventions(config)
     assert "model.backbone.norm_epsilon=1e-05, and this config has 0.0" in line
 
 
@@ -335,7 +335,7 @@ def test_a_start_with_other_box_deltas_is_told(tmp_path):
     workdir.save_run(tmp_path, mask_rcnn.get_config(""), ())
     config = mask_rcnn.get_config("ranked")
     config.init_from = str(tmp_path)
-    (line,) = setup._conventions(config)
+    (line,) = init_from._conventions(config)
     assert "model.criterion.rpn.coder=(1.0, 1.0, 1.0, 1.0), and this config has (10.0" in line
 
 
