@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Sequence
 
 from jaxseg.reproduce.plan import RUNS, Job
-from jaxseg.training import storage, validation, workdir
+from jaxseg.training import claims, storage, validation, workdir
 
 FILE = "job.json"
 LOCK = ".job.lock"
@@ -88,7 +88,7 @@ def has_work(folder: pathlib.Path) -> bool:
     """Whether something lies in the folder that took time: results or a checkpoint."""
     if any((folder / name).exists() for name in (validation.FINISHED, METRICS)):
         return True
-    return bool(storage.finished_steps(storage.where(folder)))
+    return bool(storage.finished_steps(claims.where(folder)))
 
 
 def begin(record: Record, job: Job, source: Job | None) -> None:

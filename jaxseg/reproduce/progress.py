@@ -12,7 +12,7 @@ from rich.console import Console
 
 from jaxseg.reproduce.job_file import Record
 from jaxseg.reproduce.plan import Job
-from jaxseg.training import metrics, storage
+from jaxseg.training import claims, metrics, storage
 
 TAIL = 16_384  # bytes of a log that have its last line
 EVERY = 600.0  # seconds between lines about a job where there are no bars
@@ -67,7 +67,7 @@ def last_step(folder: pathlib.Path, since: float = 0.0) -> int:
 
 def saved_step(folder: pathlib.Path) -> int:
     """The step of the newest checkpoint in a folder, from which a run goes on; 0 without any."""
-    steps = storage.finished_steps(storage.where(folder))
+    steps = storage.finished_steps(claims.where(folder))
     return max(steps, default=0)
 
 

@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from jaxseg.training import checkpoint_files as files
-from jaxseg.training import integrity, processes, storage, workdir
+from jaxseg.training import claims, integrity, processes, storage, workdir
 from jaxseg.training.state import TrainState
 
 BEST = "mask/AP"  # the metric that "best" is about
@@ -33,7 +33,7 @@ class Checkpoints:
     Args:
       folder: the work directory.
       report: takes a line for the user when a broken checkpoint is passed over.
-      place: where they lie, see `storage.choose`; if not given, where the work directory says.
+      place: where they lie, see `claims.choose`; if not given, where the work directory says.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Checkpoints:
         report: Callable[[str], None] = print,
         place: epath.Path | None = None,
     ):
-        self._folder, self._report = place or storage.where(folder), report
+        self._folder, self._report = place or claims.where(folder), report
         with storage.reaching(self._folder):
             if jax.process_index() == 0:
                 integrity.tidy(self._folder, report)
@@ -210,7 +210,7 @@ def restore_for_eval(
       ValueError: the checkpoint cannot be read.
     """
     config, categories = workdir.load_run(folder)
-    where = storage.where(folder)
+    where = claims.where(folder)
     steps = storage.finished_steps(where)
     if not steps:
         raise FileNotFoundError(f"There is no finished checkpoint in {where}.")

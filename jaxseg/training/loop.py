@@ -25,6 +25,7 @@ from jaxseg.evaluation import exchange
 from jaxseg.evaluation import report as reports
 from jaxseg.training import (
     checkpoints,
+    claims,
     finite,
     interruption,
     metrics,
@@ -33,7 +34,6 @@ from jaxseg.training import (
     readable,
     setup,
     sharding,
-    storage,
     validation,
     workdir,
 )
@@ -98,8 +98,8 @@ def train(
         ended[1].print(console)
         return Result(folder, ended[0], True, ended[1])
 
-    place = storage.choose(folder, config.checkpoints)
-    config.checkpoints = storage.noted(folder, place)
+    place = claims.choose(folder, config.checkpoints)
+    config.checkpoints = claims.noted(folder, place)
     source, val = setup.open_data(config, console)
     config = setup.with_classes(config, source)
     mesh = sharding.make_mesh(fsdp=config.mesh.fsdp)
@@ -112,7 +112,7 @@ def train(
         plan = setup.plan_state(config, folder, model, mesh, source.categories, base)
         if jax.process_index() == 0:
             stack.enter_context(workdir.locked(folder))
-            storage.claim(folder, place)
+            claims.claim(folder, place)
         saved = stack.enter_context(checkpoints.Checkpoints(folder, console.print, place))
         state = setup.first_state(config, folder, plan, mesh, saved, console)
         plan = dataclasses.replace(plan, start=None)  # its arrays need not stay

@@ -21,6 +21,7 @@ from jaxseg.evaluation import measure, pasters
 from jaxseg.methods import maskplus
 from jaxseg.training import (
     checkpoints,
+    claims,
     class_rows,
     init_from,
     integrity,
@@ -176,7 +177,7 @@ def plan_state(
     shapes = {path: leaf.shape for path, leaf in variables.items()}
     read_start = functools.partial(init_from.start, config, shapes, categories)
     plan = Plan(init, create, like, transform, schedule, read_start)
-    steps = storage.finished_steps(storage.choose(folder, config.get("checkpoints", "")))
+    steps = storage.finished_steps(claims.choose(folder, config.get("checkpoints", "")))
     if not steps:
         return dataclasses.replace(plan, start=read_start())
     changed = _differences(folder, config, base)

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Sequence
 
 from jaxseg.data.source import Category
-from jaxseg.training import checkpoints, optimizer, storage, workdir
+from jaxseg.training import checkpoints, claims, optimizer, storage, workdir
 from jaxseg.training import state as states
 from jaxseg.weights import files
 from jaxseg.weights.convert import Arrays, Imported
@@ -25,12 +25,12 @@ def check_new(folder: str | pathlib.Path) -> pathlib.Path:
       OSError: it cannot be written.
     """
     folder = workdir.prepare(folder)
-    half = storage.where(folder).exists() or (folder / REPORT_FILE).exists()
+    half = claims.where(folder).exists() or (folder / REPORT_FILE).exists()
     if half and not (folder / workdir.RUN_FILE).exists():
         raise ValueError(
             f"An import into {folder} was interrupted. Delete it, or choose another --workdir."
         )
-    if (folder / workdir.RUN_FILE).exists() or storage.where(folder).exists():
+    if (folder / workdir.RUN_FILE).exists() or claims.where(folder).exists():
         raise ValueError(f"There is a run in {folder} already. Choose another --workdir.")
     return folder
 
@@ -52,11 +52,11 @@ def write(
     transform, _ = optimizer.make(config, imported.params)
     ema = config.optim.ema > 0
     state = states.create(imported.params, imported.batch_stats, transform, ema=ema)
-    place = storage.choose(folder, storage.checked(config.get("checkpoints", "")))
-    config.checkpoints = storage.noted(folder, place)
+    place = claims.choose(folder, storage.checked(config.get("checkpoints", "")))
+    config.checkpoints = claims.noted(folder, place)
     with contextlib.ExitStack() as stack:
         stack.enter_context(workdir.locked(folder))
-        storage.claim(folder, place)
+        claims.claim(folder, place)
         saved = stack.enter_context(checkpoints.Checkpoints(folder))
         saved.save(state)
         saved.wait()

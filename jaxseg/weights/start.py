@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxseg import methods, paths
 from jaxseg.data.source import Category
-from jaxseg.training import class_rows, starting, storage
+from jaxseg.training import claims, class_rows, starting, storage
 from jaxseg.weights import categories as categories_lib
 from jaxseg.weights import convert, files, hub, layouts, run
 from jaxseg.weights.classes import Choice
@@ -92,7 +92,7 @@ def _start(filled: Filled) -> starting.Start:
 
 def untrained(folder: str | pathlib.Path) -> set[str]:
     """Paths of what is an initialiser's value in a run that was imported from a file and not trained since."""
-    if storage.finished_steps(storage.where(folder)) != [0]:
+    if storage.finished_steps(claims.where(folder)) != [0]:
         return set()
     path = pathlib.Path(folder).expanduser() / run.REPORT_FILE
     report = json.loads(path.read_text()) if path.exists() else {}

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import test_checkpoints as saves
 
-from jaxseg.training import checkpoints, integrity, storage, workdir
+from jaxseg.training import checkpoints, claims, integrity, storage, workdir
 
 
 def begin(folder, place):
     """What `loop.train` does for a run in `folder` with `config.checkpoints=place`."""
     folder = workdir.prepare(folder)
-    chosen = storage.choose(folder, storage.checked(str(place)))
-    storage.claim(folder, chosen)
+    chosen = claims.choose(folder, storage.checked(str(place)))
+    claims.claim(folder, chosen)
     return chosen
 
 
@@ -45,8 +45,8 @@ def test_what_is_saved_elsewhere_is_found_with_the_work_directory_alone(far):
     folder, place = far
     assert sorted(os.listdir(folder)) == ["checkpoints.json", "run.json"]
     assert sorted(os.listdir(place)) == ["2", "3", "checkpoints.json"]
-    assert storage.where(folder) == storage.choose(folder, "") == storage.path(place)
-    assert storage.finished_steps(storage.where(folder)) == [2, 3]
+    assert claims.where(folder) == claims.choose(folder, "") == storage.path(place)
+    assert storage.finished_steps(claims.where(folder)) == [2, 3]
     found, told = saves.restore(folder)
     jax.tree.map(np.testing.assert_array_equal, found, saves.make_state(3))
     assert not told
@@ -76,10 +76,10 @@ def test_a_damaged_newest_and_half_a_save_are_passed_over_there(far):
 
 def test_without_the_setting_nothing_is_noted(tmp_path):
     chosen = begin(tmp_path, "")
-    assert chosen == storage.where(tmp_path) == storage.path(tmp_path / "checkpoints")
+    assert chosen == claims.where(tmp_path) == storage.path(tmp_path / "checkpoints")
     assert begin(tmp_path, tmp_path / "checkpoints") == chosen
     assert not os.listdir(tmp_path)
-    assert storage.noted(tmp_path, chosen) == ""
+    assert claims.noted(tmp_path, chosen) == ""
 
 
 def test_a_place_is_for_one_run(far, tmp_path):
@@ -97,13 +97,13 @@ def test_a_place_is_for_one_run(far, tmp_path):
 def test_of_two_runs_that_begin_at_a_time_one_is_refused(tmp_path, monkeypatch):
     """Both see that the place is free before either takes it."""
     both, result = threading.Barrier(2), {}
-    create = storage._create
+    create = storage.create
 
     def at_once(*arguments):
         both.wait(timeout=30)
         create(*arguments)
 
-    monkeypatch.setattr(storage, "_create", at_once)
+    monkeypatch.setattr(storage, "create", at_once)
 
     def run(name):
         try:
@@ -135,7 +135,7 @@ def test_a_file_system_without_links(tmp_path, monkeypatch):
 
 
 def test_what_another_run_wrote_meanwhile_is_not_replaced(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "choose", lambda folder, wanted: storage.path(wanted))
+    monkeypatch.setattr(claims, "choose", lambda folder, wanted: storage.path(wanted))
     place = begin(tmp_path / "a", tmp_path / "place")
     before = (place / "checkpoints.json").read_text()
     with pytest.raises(ValueError, match="Another run has just begun to save to"):
@@ -149,7 +149,7 @@ def test_a_run_does_not_begin_anew_where_its_disk_is_gone(far, tmp_path):
     for wanted in ("", place, tmp_path / "elsewhere"):
         with pytest.raises(FileNotFoundError, match=rf"has its checkpoints in {place}, and there"):
             begin(folder, wanted)
-    assert begin(folder, tmp_path / "moved") == storage.where(folder)  # with its record
+    assert begin(folder, tmp_path / "moved") == claims.where(folder)  # with its record
     assert int(saves.restore(folder)[0].step) == 3
 
 
@@ -193,7 +193,7 @@ def test_a_lost_work_directory_is_replaced_by_the_record_as_the_message_says(far
 def test_a_place_without_checkpoints_may_be_left_and_is_free_again(tmp_path):
     begin(tmp_path / "run", tmp_path / "first")
     begin(tmp_path / "run", tmp_path / "second")
-    assert storage.where(tmp_path / "run") == storage.path(tmp_path / "second")
+    assert claims.where(tmp_path / "run") == storage.path(tmp_path / "second")
     begin(tmp_path / "other", tmp_path / "first")
 
 
@@ -224,7 +224,7 @@ def test_a_full_disk_leaves_no_half_a_record(tmp_path, monkeypatch):
 def test_a_damaged_record_is_named(tmp_path, text):
     (tmp_path / "checkpoints.json").write_text(text)
     with pytest.raises(ValueError, match=r"checkpoints.json, which says where .* is damaged"):
-        storage.where(tmp_path)
+        claims.where(tmp_path)
 
 
 WRONG = {
