@@ -31,10 +31,10 @@ class Place(NamedTuple):
 # Slices of TPU v5e smaller than 16 x 16 are no tori: the chips in their corners have two of four links.
 PLACES: Mapping[str, Place] = {
     "v5e-2x2": Place("TPU v5e", Target("tpu", "v5e:2x2"), 4, 0.5),
-    "h200-1": Place("NVIDIA H200", Target("cuda", "1x1x1"), 1),
     "v5e-4x4": Place("TPU v5e", Target("tpu", "v5e:4x4"), 16, 0.5, "v5e-2x2"),
-    "h200-8": Place("NVIDIA H200", Target("cuda", "1x1x8"), 8, 1.0, "h200-1"),
     "v5e-16x16": Place("TPU v5e", Target("tpu", "v5e:16x16"), 256, 1.0, "v5e-2x2"),
+    "h200-1": Place("NVIDIA H200", Target("cuda", "1x1x1"), 1),
+    "h200-8": Place("NVIDIA H200", Target("cuda", "1x1x8"), 8, 1.0, "h200-1"),
 }
 HOSTS = 16  # of 8 H200, that a step over InfiniBand is projected for
 
@@ -64,6 +64,7 @@ def to_result(journals: Iterable[Journal]) -> dict[str, Any]:
         for key, row in rows.items()
         if not key.startswith("model ")
     ]
+    compiled.sort(key=_order)
     counted = {key.split()[1]: row for key, row in rows.items() if key.startswith("model ")}
     flops = {method: row.get("flops") for method, row in counted.items()}
     return {
@@ -77,6 +78,11 @@ def to_result(journals: Iterable[Journal]) -> dict[str, Any]:
         "not_compiled": _left(compiled),
         "projections": [p for row in compiled for p in project(row, flops.get(row["method"]))],
     }
+
+
+def _order(row: Mapping[str, Any]) -> tuple[int, int, int]:
+    places, methods = list(PLACES), list(models.METHODS)
+    return places.index(row["place"]), methods.index(row["method"]), row["images"]
 
 
 def _words(key: str) -> tuple[str, str, int]:
@@ -136,7 +142,7 @@ def _projection(row, devices: int, sent: float, speed: float, flops: float) -> d
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """In Markdown: what was compiled for the batch that fits (else for the largest), and the projections."""
+    """In Markdown: what was compiled for the batch that fits (else the smallest), and the projections."""
     versions = ", ".join(
         f"{n} {result[n]}"
         for n in ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin")
@@ -181,8 +187,7 @@ def _shown(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         fits = row["images"] == result["fits"][f"{pair[0]} {pair[1]}"]
         if fits or pair not in best:
             best[pair] = row
-    order = list(PLACES)
-    return sorted(best.values(), key=lambda row: order.index(row["place"]))
+    return list(best.values())
 
 
 def _line(row: Mapping[str, Any], flops: float | None, xla_flops: float | None) -> str:

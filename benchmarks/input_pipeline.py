@@ -17,7 +17,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from benchmarks import context, input_source, options, processes
-from jaxseg.data import pipeline, sources
+from jaxseg.data import pipeline
 
 _BATCHES = flags.DEFINE_integer("batches", 30, "Timed batches.")
 _WORKERS = flags.DEFINE_integer("workers", 1, "Grain worker processes; 0: in this process.")
@@ -31,7 +31,7 @@ def measure(config: ConfigDict, count: int) -> dict[str, float]:
     Images by seconds that a core worked, of this process and the workers, are what another load of the machine hardly
     changes.
     """
-    source = sources.open_source(config.data, "train")
+    source = input_source.opened(config)
     begin = time.perf_counter()
     with pipeline.train_batches(config, source, first_step=0, last_step=count + 4) as batches:
         next(batches)

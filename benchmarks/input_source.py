@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
-from absl import flags
+from absl import app, flags
 from ml_collections import ConfigDict
 
 from configs import common
+from jaxseg.data import sources
 
 _IMAGES = flags.DEFINE_string("images", None, "Folder of images.")
 _ANNOTATIONS = flags.DEFINE_string("annotations", None, "COCO JSON file of the images.")
@@ -47,6 +48,14 @@ def config(workers: int) -> ConfigDict:
     made.data.workers = workers
     made.train.batch_size = _BATCH.value
     return made
+
+
+def opened(config: ConfigDict) -> sources.Source:
+    """The images of `config`; what cannot be opened ends the benchmark with the reason alone."""
+    try:
+        return sources.open_source(config.data, "train")
+    except (ValueError, OSError) as error:
+        raise app.UsageError(str(error)) from error
 
 
 def described() -> dict[str, object]:

@@ -15,7 +15,7 @@ import jax
 from absl import app, flags
 
 from benchmarks import context, input_source, options, processes, standin_device
-from jaxseg.data import pipeline, sources
+from jaxseg.data import pipeline
 from jaxseg.training import sharding
 
 _STEP_MS = flags.DEFINE_list("step_ms", ["100"], "Milliseconds of a step; several are measured.")
@@ -36,7 +36,7 @@ _FIRST = 8  # steps that are not timed: they find what was prepared while the wo
 def measure(workers: int, milliseconds: int) -> dict[str, float]:
     """One line of the table."""
     config = input_source.config(workers)
-    source = sources.open_source(config.data, "train")
+    source = input_source.opened(config)
     mesh = sharding.make_mesh(jax.devices()[:1])
     last = _FIRST + _STEPS.value + 16  # the workers have something to do until the end
     with pipeline.train_batches(config, source, first_step=0, last_step=last) as host:

@@ -149,21 +149,60 @@ def evaluate_source(
       PeerFailed: another process of the group failed.
     """
     used = measure.for_source(config.eval, source)
-    workers = config.eval.get("workers", pasters.AUTOMATIC)  # runs of earlier versions have none
-    pasters.check(workers)
+    pasters.check(_workers(config))
     group = group or exchange.alone()
+    infos = source.infos[: config.eval.max_images or None]
+    start = time.perf_counter()
+    share = _detect_share(
+        detect,
+        source,
+        config,
+        source.categories if categories is None else categories,
+        infos=infos,
+        progress=progress,
+        group=group,
+    )
+    shares = group.gather(share, _encode, _decode)
+    if shares is None:
+        return None
+    results, skipped = [], Counter(source.problems.counts)
+    for of_batch, reasons in plan.joined(shares):
+        results += of_batch
+        skipped.update(reasons)
+    report = Report(
+        split=split or config.eval.split,
+        images=len(infos),
+        seconds=time.perf_counter() - start,
+        skipped=dict(skipped),
+        results=results,
+    )
+    if source.annotated:
+        report.measure(_about(source.coco(), infos), used)
+    return report
+
+
+def _detect_share(
+    detect: Callable[[Batch], Detections],
+    source: Any,
+    config: ConfigDict,
+    categories: Sequence[Any],
+    *,
+    infos: Sequence[Any],
+    progress: bool,
+    group: exchange.Group,
+) -> list[tuple[list[dict], Problems]]:
+    """What this process of the group finds in each of its batches, and why it could not read images of them."""
+    batch_size = config.eval.batch_size
     batches = pipeline.eval_batches(
         config,
         source,
-        batch_size=config.eval.batch_size,
+        batch_size=batch_size,
         process_index=group.index,
         process_count=group.count,
     )
-    infos = source.infos[: config.eval.max_images or None]
-    share = min(len(infos), len(batches) * config.eval.batch_size)
-    start = time.perf_counter()
-    with contextlib.closing(batches), _bar(share, progress) as advance:
-        group.agree("The images to evaluate", _fingerprint(infos, config.eval.batch_size))
+    total = min(len(infos), len(batches) * batch_size)
+    with contextlib.closing(batches), _bar(total, progress) as advance:
+        group.agree("The images to evaluate", _fingerprint(infos, batch_size))
 
         def done(images: int) -> None:
             advance(images)
@@ -173,30 +212,17 @@ def evaluate_source(
         found = by_batch(
             detect,
             _noting(batches, problems),
-            source.categories if categories is None else categories,
+            categories,
             mask_threshold=config.model.test.mask_threshold,
             paste=config.model.test.paste,
-            workers=workers,
+            workers=_workers(config),
             advance=done,
         )
-    shares = group.gather(list(zip(found, problems, strict=True)), _encode, _decode)
-    if shares is None:
-        return None
-    seconds = time.perf_counter() - start
-    results, skipped = [], Counter(source.problems.counts)
-    for of_batch, reasons in plan.joined(shares):
-        results += of_batch
-        skipped.update(reasons)
-    report = Report(
-        split=split or config.eval.split,
-        images=len(infos),
-        seconds=seconds,
-        skipped=dict(skipped),
-        results=results,
-    )
-    if source.annotated:
-        report.measure(_about(source.coco(), infos), used)
-    return report
+    return list(zip(found, problems, strict=True))
+
+
+def _workers(config: ConfigDict) -> int:
+    return config.eval.get("workers", pasters.AUTOMATIC)  # runs of earlier versions have none
 
 
 def _fingerprint(infos: Sequence[Any], batch_size: int) -> str:

@@ -32,11 +32,11 @@ def run(
       The exit status: 0, or that of the process that failed first.
     """
     with _signals() as asked:
-        for left in range(restarts, -1, -1):
+        for again in range(1, restarts + 2):
             status = _once(program, environments, grace, asked)
-            if status == 0 or asked or not left or not exits.restart_helps(status):
+            if status == 0 or asked or again > restarts or not exits.restart_helps(status):
                 break
-            _tell(f"starts again ({left} of {restarts} restarts left).")
+            _tell(f"starts again (restart {again} of {restarts}).")
     if status and signal.SIGINT in asked:
         return exits.INTERRUPTED
     return status

@@ -89,22 +89,16 @@ def train(
     config = setup.checked(config, base)
     folder = workdir.prepare(folder)
     processes.check_same_folder(folder)
-    ended = validation.read_final(folder)
-    if ended is not None and ended[0] >= config.train.steps:
-        setup.compare_with_finished(folder, config, console, base)
-        console.print(
-            f"The run in {folder} is finished (step {ended[0]}); nothing is trained. Its results:"
-        )
-        ended[1].print(console)
-        return Result(folder, ended[0], True, ended[1])
-
+    if ended := _ended_before(folder, config, base, console):
+        return ended
     place = claims.choose(folder, config.checkpoints)
     config.checkpoints = claims.noted(folder, place)
     source, val = setup.open_data(config, console)
     config = setup.with_classes(config, source)
     mesh = sharding.make_mesh(fsdp=config.mesh.fsdp)
-    accumulate = config.optim.accumulate
-    sharding.check_batch(config.train.batch_size, accumulate, mesh, key="train.batch_size")
+    sharding.check_batch(
+        config.train.batch_size, config.optim.accumulate, mesh, key="train.batch_size"
+    )
     model = build(config)
     evaluate = validation.make_evaluate(model, config, val)
     with contextlib.ExitStack() as stack:
@@ -128,17 +122,7 @@ def train(
             source=source,
             val=val,
             mesh=mesh,
-            step_fn=steps_lib.make_train_step(
-                model,
-                plan.transform,
-                plan.schedule,
-                mesh,
-                seed=config.seed,
-                freeze=tuple(config.freeze),
-                accumulate=accumulate,
-                ema=config.optim.ema,
-                shardings=sharding.lying(plan.like),
-            ),
+            step_fn=_train_step(config, model, plan, mesh),
             evaluate=evaluate,
             saved=saved,
             writer=writer,
@@ -146,6 +130,37 @@ def train(
             state=state,
         )
         return run.execute()
+
+
+def _ended_before(
+    folder: pathlib.Path, config: ConfigDict, base: ConfigDict | None, console: Console
+) -> Result | None:
+    """The result of a run that is finished, after it was printed again; None if there is something to train."""
+    step, report = validation.read_final(folder) or (0, None)
+    if report is None or step < config.train.steps:
+        return None
+    setup.compare_with_finished(folder, config, console, base)
+    console.print(
+        f"The run in {folder} is finished (step {step}); nothing is trained. Its results:"
+    )
+    report.print(console)
+    return Result(folder, step, True, report)
+
+
+def _train_step(
+    config: ConfigDict, model: nn.Module, plan: setup.Plan, mesh: Mesh
+) -> Callable[..., Any]:
+    return steps_lib.make_train_step(
+        model,
+        plan.transform,
+        plan.schedule,
+        mesh,
+        seed=config.seed,
+        freeze=tuple(config.freeze),
+        accumulate=config.optim.accumulate,
+        ema=config.optim.ema,
+        shardings=sharding.lying(plan.like),
+    )
 
 
 @dataclasses.dataclass

@@ -140,11 +140,13 @@ def test_the_table_shows_the_batch_that_fits_and_projects_it(tmp_path):
     row = {"compile_seconds": 60.0, "collectives": kinds, "argument_bytes": 2e9}
     journal.end("context", {"date": "today", "commit": "abc", "jax": "0"})
     journal.end("model mask_rcnn", {"flops": 1e12, "xla_flops": 5e11})
-    for images, size in ((1, 5e9), (2, 8e9), (4, 14e9), (5, 17e9)):
-        journal.end(f"v5e-2x2 mask_rcnn {images}", row | {"planned_bytes": size})
     journal.end("v5e-2x2 brefine 1", {"error": "ValueError: no", "commit": "def"})
+    for images, size in ((1, 5e9), (5, 17e9), (2, 8e9), (4, 14e9)):
+        journal.end(f"v5e-2x2 mask_rcnn {images}", row | {"planned_bytes": size})
     result = json.loads(json.dumps(compile_step_table.to_result([journal])))
     assert result["fits"] == {"v5e-2x2 mask_rcnn": 4, "v5e-2x2 brefine": 0}
+    order = [(row["method"], row["images"]) for row in result["rows"]]  # whenever they were made
+    assert order == [*(("mask_rcnn", n) for n in (1, 2, 4, 5)), ("brefine", 1)]
     lines = compile_step_table.table(result).splitlines()
     assert lines[0].startswith("today, commit abc, def, jax 0")
     assert (

@@ -111,7 +111,7 @@ def test_a_run_of_two_that_was_told_to_end_continues_to_the_same_bits(
 def test_the_launcher_restarts_to_the_same_bits(tmp_path, whole):
     """The signal comes at step 4, which is not reached a second time."""
     status, output = launch(tmp_path, send="1 SIGTERM step 4/", flags=["--restarts=2"])
-    assert status == 0 and "starts again (2 of 2 restarts left)" in output, output
+    assert status == 0 and "starts again (restart 1 of 2)" in output, output
     runs.assert_same(tmp_path, whole)
 
 

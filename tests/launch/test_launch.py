@@ -93,7 +93,7 @@ def test_restarts_where_they_help_and_no_oftener_than_asked(tmp_path):
     count += "file.write_text('x' * (n + 1))\n"
     status, _, err = run(tmp_path, f"{count}sys.exit(75 if n < 2 else 0)", "--restarts=3")
     assert status == 0 and (tmp_path / "0").read_text() == "xxx"
-    assert "starts again (3 of 3" in err and "starts again (2 of 3" in err
+    assert "starts again (restart 1 of 3)" in err and "starts again (restart 2 of 3)" in err
     status, _, err = run(tmp_path, f"{count}sys.exit(143)", "--restarts=1")
     assert status == 143 and (tmp_path / "0").read_text() == "x" * 5
     status, _, err = run(tmp_path, f"{count}sys.exit(2)", "--restarts=3")
