@@ -76,7 +76,7 @@ def to_result(journals: Iterable[Journal]) -> dict[str, Any]:
         "rows": compiled,
         "fits": _fits(rows, compiled),
         "not_compiled": _left(compiled),
-        "projections": [p for row in compiled for p in project(row, flops.get(row["method"]))],
+        "projections": _projections(compiled, flops),
     }
 
 
@@ -105,6 +105,13 @@ def _left(compiled: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     done = {(row["place"], row["method"]) for row in compiled if "collectives" in row}
     left = {place: [m for m in models.METHODS if (place, m) not in done] for place in PLACES}
     return {place: names for place, names in left.items() if names}
+
+
+def _projections(
+    compiled: Iterable[Mapping[str, Any]], flops: Mapping[str, float | None]
+) -> list[dict[str, Any]]:
+    found = [p for row in compiled for p in project(row, flops.get(row["method"]))]
+    return sorted(found, key=lambda p: (list(PLACES).index(p["place"]), p["devices"]))
 
 
 def project(row: Mapping[str, Any], flops: float | None) -> list[dict[str, Any]]:
