@@ -81,7 +81,7 @@ def to_result(journals: Iterable[Journal]) -> dict[str, Any]:
 
 
 def _order(row: Mapping[str, Any]) -> tuple[int, int, int]:
-    places, methods = list(PLACES), list(models.METHODS)
+    places, methods = list(PLACES), [*models.METHODS, row["method"]]  # or one that there was before
     return places.index(row["place"]), methods.index(row["method"]), row["images"]
 
 

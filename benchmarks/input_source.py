@@ -50,11 +50,11 @@ def config(workers: int) -> ConfigDict:
     return made
 
 
-def opened(config: ConfigDict) -> sources.Source:
-    """The images of `config`; what cannot be opened ends the benchmark with the reason alone."""
+def opened(made: ConfigDict) -> sources.Source:
+    """The images of a config; what cannot be opened ends the benchmark without a traceback."""
     try:
-        return sources.open_source(config.data, "train")
-    except (ValueError, OSError) as error:
+        return sources.open_source(made.data, "train")
+    except (ValueError, OSError, ImportError) as error:
         raise app.UsageError(str(error)) from error
 
 

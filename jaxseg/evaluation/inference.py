@@ -152,17 +152,21 @@ def evaluate_source(
     pasters.check(_workers(config))
     group = group or exchange.alone()
     infos = source.infos[: config.eval.max_images or None]
-    start = time.perf_counter()
-    share = _detect_share(
-        detect,
-        source,
+    batches = pipeline.eval_batches(
         config,
-        source.categories if categories is None else categories,
-        infos=infos,
-        progress=progress,
-        group=group,
+        source,
+        batch_size=config.eval.batch_size,
+        process_index=group.index,
+        process_count=group.count,
     )
+    total = min(len(infos), len(batches) * config.eval.batch_size)
+    categories = source.categories if categories is None else categories
+    start = time.perf_counter()
+    with contextlib.closing(batches), _bar(total, progress) as advance:
+        group.agree("The images to evaluate", _fingerprint(infos, config.eval.batch_size))
+        share = _detect_share(detect, batches, categories, config, advance, group)
     shares = group.gather(share, _encode, _decode)
+    seconds = time.perf_counter() - start
     if shares is None:
         return None
     results, skipped = [], Counter(source.problems.counts)
@@ -172,7 +176,7 @@ def evaluate_source(
     report = Report(
         split=split or config.eval.split,
         images=len(infos),
-        seconds=time.perf_counter() - start,
+        seconds=seconds,
         skipped=dict(skipped),
         results=results,
     )
@@ -183,41 +187,28 @@ def evaluate_source(
 
 def _detect_share(
     detect: Callable[[Batch], Detections],
-    source: Any,
-    config: ConfigDict,
+    batches: Iterable[pipeline.HostBatch],
     categories: Sequence[Any],
-    *,
-    infos: Sequence[Any],
-    progress: bool,
+    config: ConfigDict,
+    advance: Callable[[int], None],
     group: exchange.Group,
 ) -> list[tuple[list[dict], Problems]]:
-    """What this process of the group finds in each of its batches, and why it could not read images of them."""
-    batch_size = config.eval.batch_size
-    batches = pipeline.eval_batches(
-        config,
-        source,
-        batch_size=batch_size,
-        process_index=group.index,
-        process_count=group.count,
+    """What is found in each of this process's batches, and why images of it could not be read."""
+
+    def done(images: int) -> None:
+        advance(images)
+        group.check()
+
+    problems: list[Problems] = []
+    found = by_batch(
+        detect,
+        _noting(batches, problems),
+        categories,
+        mask_threshold=config.model.test.mask_threshold,
+        paste=config.model.test.paste,
+        workers=_workers(config),
+        advance=done,
     )
-    total = min(len(infos), len(batches) * batch_size)
-    with contextlib.closing(batches), _bar(total, progress) as advance:
-        group.agree("The images to evaluate", _fingerprint(infos, batch_size))
-
-        def done(images: int) -> None:
-            advance(images)
-            group.check()
-
-        problems: list[Problems] = []
-        found = by_batch(
-            detect,
-            _noting(batches, problems),
-            categories,
-            mask_threshold=config.model.test.mask_threshold,
-            paste=config.model.test.paste,
-            workers=_workers(config),
-            advance=done,
-        )
     return list(zip(found, problems, strict=True))
 
 

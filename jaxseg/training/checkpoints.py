@@ -1,6 +1,6 @@
 """Checkpoints: saved in the background, checked when read; the latest two and the best are kept.
 
-They lie where `storage` says. A step's folder `N` holds `variables` (params, batch_stats, ema), `optimizer` (opt_state,
+They lie where `claims` says. A step's folder `N` holds `variables` (params, batch_stats, ema), `optimizer` (opt_state,
 step), `digest` (a CRC-32 of every array: a flipped bit in a file would otherwise be read without complaint) and
 `metrics`, the validation of that step or nothing. It gets its name when it is complete, or in a bucket its last object,
 so that a kill in mid-save leaves the step before.
@@ -19,8 +19,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from jaxseg.training import checkpoint_files as files
-from jaxseg.training import claims, integrity, processes, storage, workdir
+from jaxseg.training import checkpoint_io, claims, integrity, processes, storage, workdir
 from jaxseg.training.state import TrainState
 
 BEST = "mask/AP"  # the metric that "best" is about
@@ -86,20 +85,9 @@ class Checkpoints:
           OSError: this save or the one before could not be written, e.g. because the disk is full.
         """
         self.wait()
-        step = int(state.step)
-        variables, optimizer = files.items_of(state)
+        self._last = int(state.step)
         try:
-            self._last = step
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    variables=ocp.args.StandardSave(variables),
-                    optimizer=ocp.args.StandardSave(optimizer),
-                    digest=ocp.args.JsonSave(integrity.digest(variables | optimizer)),
-                ),
-                metrics=metrics or {},
-                force=True,
-            )
+            checkpoint_io.write(self._manager, state, metrics or {})
         except Exception as error:
             raise self._failure(error) from error
 
@@ -144,15 +132,17 @@ class Checkpoints:
         broken: list[str] = []
         for step in reversed(self.steps):
             try:
-                saved = files.everywhere(lambda n=step: files.metadata(self._manager, n))
+                saved = integrity.everywhere(
+                    lambda n=step: checkpoint_io.metadata(self._manager, n)
+                )
             except Exception as error:
                 broken.append(self._pass_over(step, error))
                 continue
-            files.check_same(
-                saved, files.items_of(like), f"checkpoint {step} in {self._folder}", changed
+            integrity.check_same(
+                saved, checkpoint_io.items_of(like), f"checkpoint {step} in {self._folder}", changed
             )
             try:
-                state = files.read_state(self._manager, step, like)
+                state = checkpoint_io.read_state(self._manager, step, like)
             except (jax.errors.JaxRuntimeError, MemoryError):
                 raise  # too large for this machine, not damaged
             except Exception as error:
@@ -218,7 +208,7 @@ def restore_for_eval(
         candidates = _choose(manager, steps, step, where)
         for number in candidates:
             try:
-                variables = files.read_variables(manager, number)
+                variables = checkpoint_io.read_variables(manager, number)
             except Exception as error:
                 if number == candidates[-1]:
                     raise ValueError(
@@ -239,7 +229,7 @@ def restore_for_eval(
 
 
 def _manager(folder: epath.Path, *, read_only: bool) -> ocp.CheckpointManager:
-    return files.manager(folder, score=_score, keep=KEEP, read_only=read_only)
+    return checkpoint_io.make_manager(folder, score=_score, keep=KEEP, read_only=read_only)
 
 
 def _score(metrics: Mapping[str, float]) -> float:

@@ -1,4 +1,4 @@
-"""Whose checkpoints lie where: each run has a place of its own, see `storage`, and notes it.
+"""Which run's checkpoints lie where: a place is for one run. How places are read and written is in `storage`.
 
 A run that saves elsewhere than in its work directory keeps the same record twice, as `checkpoints.json`. In the work
 directory it says where the checkpoints are; beside them it says whose they are, so that no other run writes there.

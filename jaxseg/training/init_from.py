@@ -1,4 +1,7 @@
-"""What a new run starts from: `config.init_from`, a run or a file of weights, and whether it fits this config."""
+"""What a new run starts from: reads `config.init_from`, a run or a file of weights, and checks that it fits.
+
+What each variable takes of it is said in `starting`.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,6 @@ from jaxseg import methods, paths
 from jaxseg.data import sources
 from jaxseg.training import checkpoints, class_rows, integrity, starting, workdir
 
-# Of the criterion, the name alone says how many outputs a classifier has.
-_OF_NO_LAYER = (
-    "model.test.",
-    *(f"model.criterion.{k}" for k in ("rpn.", "roi.", "rank_sort.", "weights.", "crowd_iof")),
-)
-
 
 def start(
     config: ConfigDict, shapes: Mapping[str, tuple[int, ...]], categories: Sequence[Any]
@@ -33,7 +30,8 @@ def start(
       categories: its classes.
 
     Raises:
-      FileNotFoundError: there is no such file or run, or no finished checkpoint in it.
+      OSError: there is no such file or run, or no finished checkpoint in it; or it cannot be reached.
+      ImportError: what reads its place is not installed.
       ValueError: it does not fit the model, the classes, `config.needs_heads` or `config.freeze`.
     """
     found = _read(config, shapes, categories) if config.init_from else None
@@ -49,7 +47,7 @@ def start(
     return found
 
 
-def of_run(
+def read_run(
     folder: str | pathlib.Path,
     config: ConfigDict,
     like: Mapping[str, tuple[int, ...]],
@@ -87,7 +85,7 @@ def of_run(
         own = {p: like[p] for p in layers}
         rows, lines = class_rows.between(wish, ours, their_names, own, saved)
     try:
-        start = starting.of_run(
+        found = starting.of_run(
             saved,
             like,
             renewed=layers if differ and not wish else (),
@@ -95,39 +93,24 @@ def of_run(
             dispensable=dispensable,
             rows=rows,
         )
-        return dataclasses.replace(start, told=[*start.told, *lines])
+        return dataclasses.replace(found, told=[*found.told, *lines])
     except ValueError as error:
-        found = f"checkpoint {step} of config.init_from={str(folder)!r}"
+        there = f"checkpoint {step} of config.init_from={str(folder)!r}"
         # A method that may start from runs of another one says so by its copies.
         related = before.get("method") == config.method or any(copies.values())
         told = f"{error}{_settings_that_differ(before, config)}"
-        raise ValueError(_unlike(found, before, config, told, related)) from error
-
-
-def _unlike(found: str, before: ConfigDict, config: ConfigDict, differ: str, related: bool) -> str:
-    """Why a run with the config `before` cannot be the start, and what can."""
-    if related:
-        return (
-            f"The model of this config differs from {found}: {differ} Make the settings of the model equal, or "
-            "start from another run."
-        )
-    first = before.get("init_from")
-    return (
-        f"{found[0].upper()}{found[1:]} is of method={before.get('method')!r}, and this config has "
-        f"method={config.method!r}. Use a config of that method, or start from a run of this one"
-        f"{f', as that run did from {first}' if first else ''}. What differs: {differ}"
-    )
+        raise ValueError(_unlike(there, before, config, told, related)) from error
 
 
 def _read(
     config: ConfigDict, shapes: Mapping[str, tuple[int, ...]], categories: Sequence[Any]
 ) -> starting.Start:
     """What is in `config.init_from`, a file or a run, for variables of these shapes."""
-    from jaxseg.weights import start as files  # which is above this layer
+    from jaxseg.weights import start as weights_start  # which is above this layer
 
-    if files.is_file(config.init_from):
-        return files.read(config.init_from, config, shapes, categories)
-    found = of_run(
+    if weights_start.is_file(config.init_from):
+        return weights_start.read(config.init_from, config, shapes, categories)
+    found = read_run(
         config.init_from,
         config,
         shapes,
@@ -136,21 +119,9 @@ def _read(
         copies=methods.copies(config),
         dispensable=methods.dispensable(config),
     )
-    untrained = files.untrained(config.init_from) & set(found.values)
+    untrained = weights_start.untrained(config.init_from) & set(found.values)
     told = (*found.told, *starting.untrained_lines(untrained, found), *_conventions(config))
     return dataclasses.replace(found, untrained=untrained, told=told)
-
-
-def _settings_that_differ(before: ConfigDict, config: ConfigDict) -> str:
-    """A sentence about those that make another model than the run with the config `before` has."""
-    differ = {
-        key: (old, new)
-        for key, (old, new) in workdir.differences(before, config).items()
-        if key.startswith("model.") and not key.startswith(_OF_NO_LAYER)
-        # A key that came later says nothing about the run's model.
-        if old != "absent" and key not in ("model.num_classes", "model.dtype", "model.roi_align")
-    }
-    return f" {workdir.told(differ)}." if differ else ""
 
 
 def _conventions(config: ConfigDict) -> list[str]:
@@ -167,16 +138,16 @@ def _conventions(config: ConfigDict) -> list[str]:
     ]
 
 
-def _check_heads(config: ConfigDict, start: starting.Start | None) -> None:
+def _check_heads(config: ConfigDict, found: starting.Start | None) -> None:
     """Raises ValueError where trained parts are needed (`config.needs_heads`) and not given."""
     parts = config.get("needs_heads", ())
     if isinstance(parts, bool):  # of a run from before there were names
         parts = ("rpn", "roi_heads/box_head", "roi_heads/mask_head") if parts else ()
-    trained = set(start.values).difference(start.untrained) if start else ()
+    trained = set(found.values).difference(found.untrained) if found else ()
     lacking = [p for p in parts if not any(re.match(rf"params/{p}(_\d+)?/", t) for t in trained)]
     if not lacking:
         return
-    got = f"{config.init_from!r}, which has no trained {', '.join(lacking)}" if start else "empty"
+    got = f"{config.init_from!r}, which has no trained {', '.join(lacking)}" if found else "empty"
     raise ValueError(
         f"config.init_from is {got}, and this config goes on from a trained detector (config.needs_heads): its "
         f"{config.train.steps:,} steps from a learning rate of {config.optim.lr:g} train none from nothing. Give "
@@ -186,9 +157,9 @@ def _check_heads(config: ConfigDict, start: starting.Start | None) -> None:
     )
 
 
-def _check_frozen(config: ConfigDict, start: starting.Start) -> None:
+def _check_frozen(config: ConfigDict, found: starting.Start) -> None:
     """Raises ValueError where what starts from random values is frozen, and would stay random."""
-    fresh = [path.partition("/")[2] for path in start.fresh if path.startswith("params/")]
+    fresh = [path.partition("/")[2] for path in found.fresh if path.startswith("params/")]
     frozen = [
         path
         for path in fresh
@@ -212,3 +183,37 @@ def _neutral(config: ConfigDict) -> tuple[str, ...]:
     """
     vectors = (".*/bias", ".*/scale")
     return (*vectors, ".*/offset") if config.model.backbone.deform == "v1" else vectors
+
+
+def _unlike(found: str, before: ConfigDict, config: ConfigDict, differ: str, related: bool) -> str:
+    """Why a run with the config `before` cannot be the start, and what can."""
+    if related:
+        return (
+            f"The model of this config differs from {found}: {differ} Make the settings of the model equal, or "
+            "start from another run."
+        )
+    first = before.get("init_from")
+    return (
+        f"{found[0].upper()}{found[1:]} is of method={before.get('method')!r}, and this config has "
+        f"method={config.method!r}. Use a config of that method, or start from a run of this one"
+        f"{f', as that run did from {first}' if first else ''}. What differs: {differ}"
+    )
+
+
+# Settings that make no other layers: of the criterion, the name alone says how many outputs a classifier has.
+_OF_NO_LAYER = (
+    "model.test.",
+    *(f"model.criterion.{k}" for k in ("rpn.", "roi.", "rank_sort.", "weights.", "crowd_iof")),
+)
+
+
+def _settings_that_differ(before: ConfigDict, config: ConfigDict) -> str:
+    """A sentence about those that make another model than the run with the config `before` has."""
+    differ = {
+        key: (old, new)
+        for key, (old, new) in workdir.differences(before, config).items()
+        if key.startswith("model.") and not key.startswith(_OF_NO_LAYER)
+        # A key that came later says nothing about the run's model.
+        if old != "absent" and key not in ("model.num_classes", "model.dtype", "model.roi_align")
+    }
+    return f" {workdir.told(differ)}." if differ else ""

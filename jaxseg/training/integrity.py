@@ -55,6 +55,17 @@ def raise_everywhere(error: Exception | None) -> None:
         raise ValueError(f"process {int(np.argmax(met))} could not read it")
 
 
+def everywhere(function: Callable[[], Any]) -> Any:
+    """What a function gives, if it raises on no process."""
+    found, met = None, None
+    try:
+        found = function()
+    except Exception as error:
+        met = error
+    raise_everywhere(met)
+    return found
+
+
 def flat(tree: Any) -> dict[str, Any]:
     """The leaves of a tree by their paths, `params/backbone/...`."""
     return {freeze.path_string(p): x for p, x in jax.tree_util.tree_leaves_with_path(tree)}
@@ -74,6 +85,22 @@ def compare(saved: dict[str, Any], wanted: dict[str, Any], what: str) -> None:
                 f"{shapes[1]} here. Use the config of that run, or another --workdir; to start from weights of a "
                 "run with other classes set config.init_from to its work directory."
             )
+
+
+def check_same(saved: tuple[Any, Any], wanted: tuple[Any, Any], what: str, changed: str) -> None:
+    """Raises ValueError, with the first difference, where `saved` and `wanted` are not of one model.
+
+    Args:
+      saved: `variables` and `optimizer` of a checkpoint.
+      wanted: those of this run.
+      what: the checkpoint, for the message.
+      changed: the settings that may be the reason, for the message, or "".
+    """
+    for ours, theirs in zip(wanted, saved, strict=True):
+        try:
+            compare(flat(theirs), flat(ours), what)
+        except ValueError as error:
+            raise ValueError(f"{error}{changed and f' Changed: {changed}.'}") from None
 
 
 def tidy(folder: epath.Path, report: Callable[[str], None]) -> None:

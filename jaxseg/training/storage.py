@@ -98,6 +98,24 @@ def children(place: epath.Path) -> list[epath.Path]:
         return []
 
 
+def create(file: epath.Path, text: str) -> None:
+    """Writes a file, if it is not there; of two that do so at a time, the one that comes later does nothing."""
+    with contextlib.suppress(FileExistsError):
+        if is_bucket(file):
+            _gcs().pipe_file(str(file), text.encode(), mode="create")
+        else:
+            _create_whole(pathlib.Path(file), text)
+
+
+def replace(file: epath.Path, text: str) -> None:
+    """Writes a file that is whole at every moment; what was there before is gone."""
+    if is_bucket(file):
+        file.write_text(text)
+        return
+    with atomic.replacing(pathlib.Path(file)) as stream:
+        stream.write(text)
+
+
 def in_step(what: str) -> None:
     """Waits until every process is here, so that all see the same files."""
     if jax.process_count() > 1:
@@ -176,15 +194,6 @@ def _is_finished(step: epath.Path) -> bool:
     return step.is_dir()
 
 
-def create(file: epath.Path, text: str) -> None:
-    """Writes a file, if it is not there; of two that do so at a time, the one that comes later does nothing."""
-    with contextlib.suppress(FileExistsError):
-        if is_bucket(file):
-            _gcs().pipe_file(str(file), text.encode(), mode="create")
-        else:
-            _create_whole(pathlib.Path(file), text)
-
-
 def _create_whole(file: pathlib.Path, text: str) -> None:
     """Raises FileExistsError if the file is there; nobody sees a half of it."""
     temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex}")
@@ -204,12 +213,3 @@ def _create_whole(file: pathlib.Path, text: str) -> None:
 def _gcs() -> fsspec.AbstractFileSystem:
     """The file system that etils uses, for what its paths cannot do."""
     return fsspec.filesystem("gcs", finalize_on_close=True)
-
-
-def replace(file: epath.Path, text: str) -> None:
-    """Writes a file that is whole at every moment; what was there before is gone."""
-    if is_bucket(file):
-        file.write_text(text)
-        return
-    with atomic.replacing(pathlib.Path(file)) as stream:
-        stream.write(text)

@@ -141,12 +141,17 @@ def test_the_table_shows_the_batch_that_fits_and_projects_it(tmp_path):
     journal.end("context", {"date": "today", "commit": "abc", "jax": "0"})
     journal.end("model mask_rcnn", {"flops": 1e12, "xla_flops": 5e11})
     journal.end("v5e-2x2 brefine 1", {"error": "ValueError: no", "commit": "def"})
+    for images, size in ((4, 19e9), (3, 18e9)):
+        journal.end(f"v5e-4x4 mask_rcnn {images}", row | {"planned_bytes": size})
+    journal.end("h200-8 mask_rcnn 7", row | {"planned_bytes": 8e9})
     for images, size in ((1, 5e9), (5, 17e9), (2, 8e9), (4, 14e9)):
         journal.end(f"v5e-2x2 mask_rcnn {images}", row | {"planned_bytes": size})
     result = json.loads(json.dumps(compile_step_table.to_result([journal])))
-    assert result["fits"] == {"v5e-2x2 mask_rcnn": 4, "v5e-2x2 brefine": 0}
-    order = [(row["method"], row["images"]) for row in result["rows"]]  # whenever they were made
-    assert order == [*(("mask_rcnn", n) for n in (1, 2, 4, 5)), ("brefine", 1)]
+    fits = {"v5e-2x2 mask_rcnn": 4, "v5e-2x2 brefine": 0, "v5e-4x4 mask_rcnn": 0}
+    assert result["fits"] == {**fits, "h200-8 mask_rcnn": 7}
+    order = [row["images"] for row in result["rows"]]  # whenever they were made
+    assert order == [1, 2, 4, 5, 1, 3, 4, 7]  # by place and method
+    assert [p["devices"] for p in result["projections"]] == [4, 4, 4, 4, 16, 16, 8, 128]
     lines = compile_step_table.table(result).splitlines()
     assert lines[0].startswith("today, commit abc, def, jax 0")
     assert (
@@ -154,8 +159,9 @@ def test_the_table_shows_the_batch_that_fits_and_projects_it(tmp_path):
         in lines
     )
     assert "| v5e-2x2 | brefine | 1 | ValueError: no | | | | | | |" in lines
+    assert any(x.startswith("| v5e-4x4 | mask_rcnn | 3 | 18.00 |") for x in lines)  # none fits
     assert "mask_rcnn" not in result["not_compiled"]["v5e-2x2"]
-    assert "brefine" in result["not_compiled"]["v5e-2x2"] and "v5e-4x4" in result["not_compiled"]
+    assert "brefine" in result["not_compiled"]["v5e-2x2"] and "v5e-16x16" in result["not_compiled"]
     # 4 TFLOPs take 50.8 ms at 40 % of the peak, 300 MB 3 ms over two links of four.
     assert "| 4 TPU v5e | mask_rcnn | 4 | 100 | 3.00 | 94.4% | 87.1% |" in lines
 

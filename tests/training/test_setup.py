@@ -1,7 +1,5 @@
 """Where a run starts from is told, and a start that cannot be meant is refused before anything is compiled."""
 
-import contextlib
-
 import jax
 import pytest
 import standin
@@ -9,7 +7,7 @@ from rich.console import Console
 
 from configs import common
 from jaxseg.data.sources import Category
-from jaxseg.training import checkpoints, init_from, setup, sharding, starting, workdir
+from jaxseg.training import checkpoints, init_from, setup, sharding, workdir
 
 CATEGORIES = tuple(Category(i, f"class {i}") for i in range(3))
 OTHERS = tuple(Category(i, f"thing {i}") for i in range(3))
@@ -191,13 +189,3 @@ def test_a_start_is_told(tmp_path, runs, monkeypatch):
     told = plan(tmp_path, config, Headed, OTHERS).start.told
     assert told[1] == "initial  2: the classes differ (roi_heads/box_head)"
     assert told[0].startswith("taken    ") and "model.pixel_std" in told[2]
-
-
-@pytest.mark.parametrize(("deform", "frozen"), [("v1", True), ("v2", False)])
-def test_offsets_that_deform_nothing_may_be_frozen(deform, frozen):
-    config = make_config(init_from="file.pth", freeze=("stage4",))
-    config.model.backbone.deform = deform
-    path = "params/stage4/conv2/offset/kernel"
-    start = starting.Start({}, initial={path: "the file has none"})
-    with contextlib.nullcontext() if frozen else pytest.raises(ValueError, match="stay random"):
-        init_from._check_frozen(config, start)

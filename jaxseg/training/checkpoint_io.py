@@ -1,4 +1,7 @@
-"""How a checkpoint is written and read through Orbax: its items, and that all processes read it or none."""
+"""Checkpoints through Orbax: its manager, the items of a step, and how they are written and read.
+
+What one process cannot read, all of them take for unreadable.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class _Manager(ocp.CheckpointManager):
         return False
 
 
-def manager(
+def make_manager(
     folder: epath.Path, *, score: Callable[[Mapping[str, float]], float], keep: int, read_only: bool
 ) -> ocp.CheckpointManager:
     """Orbax's manager of a folder, which keeps the latest `keep` checkpoints and the one with the best `score`."""
@@ -55,43 +58,31 @@ def manager(
         return _Manager(folder, options=options, item_handlers=handlers)
 
 
-def everywhere(function: Callable[[], Any]) -> Any:
-    """What a function gives, if it raises on no process."""
-    found, met = None, None
-    try:
-        found = function()
-    except Exception as error:
-        met = error
-    integrity.raise_everywhere(met)
-    return found
-
-
 def items_of(state: TrainState) -> tuple[dict, dict]:
     """The items `variables` and `optimizer` of a state, as they are written."""
     variables = {"params": state.params, "batch_stats": state.batch_stats, "ema": state.ema}
     return variables, {"opt_state": state.opt_state, "step": state.step}
 
 
+def write(manager: ocp.CheckpointManager, state: TrainState, metrics: Mapping[str, float]) -> None:
+    """Starts to write a state as the checkpoint of its step; the arrays are copied before this returns."""
+    variables, optimizer = items_of(state)
+    manager.save(
+        int(state.step),
+        args=ocp.args.Composite(
+            variables=ocp.args.StandardSave(variables),
+            optimizer=ocp.args.StandardSave(optimizer),
+            digest=ocp.args.JsonSave(integrity.digest(variables | optimizer)),
+        ),
+        metrics=metrics,
+        force=True,
+    )
+
+
 def metadata(manager: ocp.CheckpointManager, step: int) -> tuple[Any, Any]:
     """Shapes and dtypes of the saved `variables` and `optimizer`, as trees; no array is read."""
     items = manager.item_metadata(step)
     return items["variables"].tree, items["optimizer"].tree
-
-
-def check_same(saved: tuple[Any, Any], wanted: tuple[Any, Any], what: str, changed: str) -> None:
-    """Raises ValueError, with the first difference, where `saved` and `wanted` are not of one model.
-
-    Args:
-      saved: `variables` and `optimizer` of a checkpoint.
-      wanted: those of this run.
-      what: the checkpoint, for the message.
-      changed: the settings that may be the reason, for the message, or "".
-    """
-    for ours, theirs in zip(wanted, saved, strict=True):
-        try:
-            integrity.compare(integrity.flat(theirs), integrity.flat(ours), what)
-        except ValueError as error:
-            raise ValueError(f"{error}{changed and f' Changed: {changed}.'}") from None
 
 
 def read_state(manager: ocp.CheckpointManager, step: int, like: TrainState) -> TrainState:
@@ -108,7 +99,7 @@ def read_state(manager: ocp.CheckpointManager, step: int, like: TrainState) -> T
 
 def read_variables(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
     """The variables of a checkpoint as NumPy arrays; raises as `read_state` does."""
-    tree = everywhere(lambda: manager.item_metadata(step)["variables"].tree)
+    tree = integrity.everywhere(lambda: manager.item_metadata(step)["variables"].tree)
     like = jax.tree.map(lambda m: np.zeros(m.shape, m.dtype), tree)
     return _read(manager, step, variables=like)
 
@@ -126,7 +117,7 @@ def _read(manager: ocp.CheckpointManager, step: int, **like: Any) -> dict[str, A
             values |= handler.restore(folder / name, args=ocp.args.StandardRestore(tree))
         return values, ocp.JsonCheckpointHandler().restore(folder / "digest")
 
-    values, digest = everywhere(read)
+    values, digest = integrity.everywhere(read)
     # By itself, because it gathers arrays: all processes begin it, or none.
-    everywhere(lambda: integrity.verify(values, digest))
+    integrity.everywhere(lambda: integrity.verify(values, digest))
     return values
