@@ -1,17 +1,18 @@
 """The images that the benchmarks of the input read."""
 
-import pytest
-from absl import app
+import pathlib
+import subprocess
+import sys
 
-from benchmarks import input_source
-from configs import common
+ROOT = pathlib.Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("source", ["coco_json", "tfds"])
-def test_what_cannot_be_opened_is_told_without_a_traceback(tmp_path, source):
-    config = common.base()
-    config.data.source, config.data.root = source, str(tmp_path)
-    config.data.tfds.name = "own"
-    config.data.train.images = config.data.train.annotations = str(tmp_path / "nothing.json")
-    with pytest.raises(app.UsageError, match=r"nothing\.json does not exist|no prepared data set"):
-        input_source.opened(config)
+def test_what_cannot_be_opened_is_told_without_a_traceback(tmp_path):
+    file = tmp_path / "nothing.json"
+    command = [sys.executable, "-m", "benchmarks.input_wait", f"--images={tmp_path}"]
+    done = subprocess.run(
+        [*command, f"--annotations={file}"], capture_output=True, text=True, cwd=ROOT
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == 1 and f"Annotation file {file} does not exist" in output
+    assert "Traceback" not in output
