@@ -56,7 +56,7 @@ _PLACES = flags.DEFINE_list("places", list(PLACES), "Compile for these: " + ", "
 _METHODS = flags.DEFINE_list("methods", list(models.METHODS), "Compile these.")
 _BACKBONE = flags.DEFINE_enum("backbone", "r50", backbones.NAMES, "The backbone.")
 _SIZE = flags.DEFINE_list("size", ["800", "1344"], "Height and width in pixels.")
-_SMALL = flags.DEFINE_bool("small", False, "With the widths of configs/small.py.")
+_SMALL = flags.DEFINE_bool("small", False, "Widths of configs/small.py, 128 in the FPN.")
 _FSDP = flags.DEFINE_integer("fsdp", 1, "Devices that share a copy of the state.", lower_bound=1)
 _BATCHES = flags.DEFINE_list(
     "batches", [], "Images a device to compile instead of looking for what fits."
@@ -223,6 +223,7 @@ def _config(method: str, batch: int):
     config = models.METHODS[method](_BACKBONE.value)
     if _SMALL.value:
         common.small(config)
+        config.model.fpn.channels = 128  # fewer are not for a TPU's kernels
     height, width = map(int, _SIZE.value)
     config = detector.prepared(config, size=(height, width), batch=batch, dtype="bfloat16")
     config.unlock()
